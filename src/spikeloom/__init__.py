@@ -1,0 +1,1 @@
+"""spikeloom: train spiking neural networks in PyTorch."""
