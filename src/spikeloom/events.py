@@ -21,9 +21,9 @@ class Events:
     """Sparse spike trains of a batch: x[time[k], batch[k], channel[k]] = value[k], and 0 elsewhere.
 
     Events are immutable and kept in one canonical order, by (batch, time, channel). Make them with `Events.from_dense`,
-    `Events.from_coordinates` or `Events.from_lists`: the constructor takes storage that is canonical already, unchecked.
+    `Events.from_coordinates` or `Events.from_lists`: the constructor takes storage that is canonical, unchecked.
 
-    Slicing is along the batch and copies: `events[3:7]`, `events[[5, 2, 2]]`, `events[index_tensor]` (any order, repeats
+    Slicing is along the batch and copies: `events[3:7]`, `events[[5, 2, 2]]`, `events[tensor]` (any order, repeats
     allowed) or a boolean mask of length B. `events[4]` keeps the batch axis: it is a batch of one. So minibatches need
     no collate function:
 
