@@ -1,0 +1,11 @@
+"""Real data (MNIST, Fashion-MNIST, the digits of scikit-learn), synthetic tasks, and a loader of whole batches."""
+
+from spikeloom.datasets.batches import BatchLoader as BatchLoader
+from spikeloom.datasets.batches import EpochSampler as EpochSampler
+from spikeloom.datasets.digits import digits as digits
+from spikeloom.datasets.idx import read_idx as read_idx
+from spikeloom.datasets.images import Images as Images
+from spikeloom.datasets.mnist import data_directories as data_directories
+from spikeloom.datasets.mnist import fashion_mnist as fashion_mnist
+from spikeloom.datasets.mnist import mnist as mnist
+from spikeloom.datasets.patterns import rate_patterns as rate_patterns
