@@ -110,7 +110,7 @@ def test_missing_files_sentence_names_where_it_looked(small, monkeypatch):
 def test_a_foreign_file_is_refused(small):
     tmp_path, contents = small
     write(tmp_path, {**contents, "train-images-idx3-ubyte": contents["t10k-images-idx3-ubyte"]})
-    with pytest.raises(ValueError, match="is not MNIST's train-images.*MD5, unpacked, is"):
+    with pytest.raises(ValueError, match=r"is not MNIST's train-images.*MD5, unpacked, is"):
         datasets.mnist(tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_no_network_is_a_sentence(small, monkeypatch):
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    with pytest.raises(FileNotFoundError, match="could not be downloaded.*no route.*by hand"):
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded.*no route.*by hand"):
         datasets.mnist(small[0] / "new", download=True)
 
 
