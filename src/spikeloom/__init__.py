@@ -1,1 +1,52 @@
 """spikeloom: train spiking neural networks in PyTorch."""
+
+from . import decoding as decoding
+from . import encoding as encoding
+from .constraints import between as between
+from .constraints import positive as positive
+from .constraints import time_constant as time_constant
+from .constraints import unconstrained as unconstrained
+from .constraints import unit_interval as unit_interval
+from .distributions import LogNormal as LogNormal
+from .distributions import Normal as Normal
+from .distributions import Uniform as Uniform
+from .events import Events as Events
+from .fire import Fire as Fire
+from .gradients import BPTT as BPTT
+from .gradients.bptt import detach as detach
+from .network import Dropout as Dropout
+from .network import Layer as Layer
+from .network import LayerState as LayerState
+from .network import Run as Run
+from .network import Sequential as Sequential
+from .network import run as run
+from .neurons import ALIF as ALIF
+from .neurons import IF as IF
+from .neurons import LI as LI
+from .neurons import LIF as LIF
+from .neurons import AdLIF as AdLIF
+from .neurons import CubaLI as CubaLI
+from .neurons import CubaLIF as CubaLIF
+from .neurons import Neuron as Neuron
+from .parameters import Input as Input
+from .parameters import Noise as Noise
+from .parameters import Param as Param
+from .parameters import State as State
+from .parameters import parameter_groups as parameter_groups
+from .surrogates import ATan as ATan
+from .surrogates import Boxcar as Boxcar
+from .surrogates import Custom as Custom
+from .surrogates import Erf as Erf
+from .surrogates import Exponential as Exponential
+from .surrogates import FastSigmoid as FastSigmoid
+from .surrogates import Gaussian as Gaussian
+from .surrogates import MultiGaussian as MultiGaussian
+from .surrogates import ReLU as ReLU
+from .surrogates import Sigmoid as Sigmoid
+from .surrogates import Smooth as Smooth
+from .surrogates import StraightThrough as StraightThrough
+from .surrogates import SuperSpike as SuperSpike
+from .surrogates import Surrogate as Surrogate
+from .surrogates import Triangle as Triangle
+
+__version__ = "0.1.0"

@@ -1,0 +1,60 @@
+"""What one `run` sets, for layers anywhere inside a network to read."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..gradients import BPTT
+
+
+@dataclass
+class Context:
+    """Settings of a run, and what layers report to it.
+
+    `names` maps the identity of each module of the network to its path; `states` holds the state that each layer starts
+    from where the network itself passes none, and `final` the one it ended with.
+    """
+
+    gradient: Any = field(default_factory=BPTT)
+    engine: str = "auto"
+    surrogate: Any = None
+    record: tuple[str, ...] = ()
+    lengths: Tensor | None = None
+    seed: int | None = None
+    names: dict[int, str] = field(default_factory=dict)
+    states: dict[str, Any] = field(default_factory=dict)
+    final: dict[str, Any] = field(default_factory=dict)
+    records: dict[str, Tensor] = field(default_factory=dict)
+    engines: dict[str, str] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    drawn: int = 0
+
+    def path(self, module: nn.Module) -> str:
+        """Where a module stands in the network; a second call of the same one gets "[1]" behind its path."""
+        path = self.names.get(id(module), type(module).__name__)
+        count = sum(1 for other in self.engines if other == path or other.startswith(f"{path}["))
+        return f"{path}[{count}]" if count else path
+
+    def wanted(self, path: str, available: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of a layer's names are to be recorded."""
+        self.known.update(available)
+        self.known.update(_key(path, name) for name in available)
+        return tuple(name for name in available if name in self.record or _key(path, name) in self.record)
+
+    def keep(self, path: str, records: dict[str, Tensor]) -> None:
+        self.records.update({_key(path, name): tensor for name, tensor in records.items()})
+
+
+def _key(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+ACTIVE: ContextVar[Context | None] = ContextVar("spikeloom_run", default=None)
+
+
+def fresh_seed() -> int:
+    """A seed drawn from torch's generator, so that `torch.manual_seed` repeats noise as it repeats all else."""
+    return int(torch.randint(0, 2**62, ()))

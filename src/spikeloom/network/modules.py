@@ -1,0 +1,96 @@
+"""How torch modules take part in time: folded, over time, or with a memory of their own."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..events import Events
+
+
+def has_memory(module: nn.Module) -> bool:
+    """A connection with memory defines `initial_state(x)` and `forward(x, state) -> (y, state)`."""
+    return hasattr(module, "initial_state")
+
+
+def apply(module: nn.Module | None, x: Any, state: Any = None) -> tuple[Any, Any]:
+    """A module on [T, B, ...]: one with memory is given its state, one that says `over_time = True` sees the time axis,
+    and any other sees time and batch folded into one, as torch's modules expect."""
+    x = densify(x, module)
+    if module is None:
+        return x, None
+    if has_memory(module):
+        return module(x, module.initial_state(x) if state is None else state)  # type: ignore[operator]
+    if getattr(module, "over_time", False):
+        return module(x), None
+    check_input(module, x)
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2]), None
+
+
+def densify(x: Any, module: nn.Module | None) -> Tensor:
+    """Input as a tensor of floating point numbers: spikes that come as events, booleans or integers are converted."""
+    parameters = module.parameters() if module is not None else iter(())
+    dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.get_default_dtype())
+    if isinstance(x, Events):
+        return x.to_dense(dtype)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"got {type(x).__name__} as input; expected a tensor [T, B, ...] or Events.")
+    if x.dim() < 2:
+        raise ValueError(f"got input of shape {tuple(x.shape)}; expected [T, B, ...], time first, then batch.")
+    return x if x.is_floating_point() else x.to(dtype)
+
+
+def check_input(module: nn.Module, x: Tensor) -> None:
+    """A sentence for the mistake that is made most: an axis too few, or axes in another order."""
+    ranks = {nn.Linear: 3, nn.Conv1d: 4, nn.Conv2d: 5, nn.Conv3d: 6}
+    rank = next((r for kind, r in ranks.items() if isinstance(module, kind)), None)
+    if rank is not None and x.dim() < rank:
+        shape = "[T, B, N]" if rank == 3 else "[T, B, channels, ...]"
+        raise ValueError(
+            f"got input of shape {tuple(x.shape)} for {type(module).__name__}; expected {shape}, {rank} axes. "
+            "Add the missing one, such as x.unsqueeze(1) for a batch of one."
+        )
+    if isinstance(module, nn.Linear) and x.shape[-1] != module.in_features:
+        raise ValueError(
+            f"got input of shape {tuple(x.shape)} for Linear({module.in_features}, {module.out_features}); "
+            f"expected [T, B, {module.in_features}], time first, then batch."
+        )
+
+
+class Dropout(nn.Module):
+    """Dropout on [T, B, *N] with one mask for all steps, so that a dropped synapse or neuron is silent throughout.
+
+    In training, y = x m / (1 - p) with m ~ Bernoulli(1 - p) for each of [B, *N], or for each of [T, B, *N] where not shared;
+    in evaluation, y = x.
+
+    Args:
+        p: probability of dropping, 0 <= p < 1.
+        shared_over_time: one mask for all steps of a call (default), or a fresh one each step.
+
+    Raises:
+        ValueError: p outside its range.
+
+    Source: Srivastava et al. 2014, JMLR 15:1929.
+
+    >>> import torch, spikeloom as sl
+    >>> y = sl.Dropout(0.5)(torch.ones(10, 2, 3))
+    >>> bool((y == y[0]).all())
+    True
+    """
+
+    over_time = True
+
+    def __init__(self, p: float = 0.5, shared_over_time: bool = True):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout got p={p}; expected 0 <= p < 1.")
+        self.p, self.shared_over_time = p, shared_over_time
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.shared_over_time):
+            return F.dropout(x, self.p, self.training)
+        return x * F.dropout(torch.ones_like(x[:1]), self.p) if len(x) else x
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, shared_over_time={self.shared_over_time}"

@@ -1,0 +1,141 @@
+"""`run`: drive a network over a batch of sequences, and say what ran."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..engine import choose
+from ..gradients import BPTT
+from .context import ACTIVE, Context, fresh_seed
+from .layer import Layer
+from .sequential import Sequential, network_dt
+
+WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile put before a path
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """What a run yields.
+
+    Attributes:
+        output: the network's output [T, B, ...].
+        state: its state after the last step; pass it to the next run to go on.
+        records: "path.name" -> [T, B, *N] for each recorded name; differentiable like the output.
+        engines: path of each layer -> the engine that ran it.
+        seed: the seed from which noise was drawn.
+        dt: time step in s.
+    """
+
+    output: Any
+    state: Any
+    records: dict[str, Tensor]
+    engines: dict[str, str]
+    seed: int
+    dt: float
+
+    def __repr__(self) -> str:
+        output = tuple(self.output.shape) if isinstance(self.output, Tensor) else type(self.output).__name__
+        records = {name: tuple(tensor.shape) for name, tensor in self.records.items()}
+        return f"Run(output={output}, records={records}, engines={self.engines}, seed={self.seed}, dt={self.dt:g})"
+
+
+def run(
+    network: nn.Module,
+    inputs: Any,
+    state: Any = None,
+    *,
+    lengths: Tensor | None = None,
+    record: str | tuple[str, ...] | list[str] = (),
+    gradient: Any = None,
+    engine: str = "auto",
+    surrogate: Any = None,
+    seed: int | None = None,
+    dt: float | None = None,
+) -> Run:
+    """Run a network over a batch of sequences.
+
+    Args:
+        network: a layer, a `Sequential`, or any module that calls layers. Such a module may return its output alone:
+            the layers' states are then threaded by their paths.
+        inputs: what the network takes, a tensor [T, B, ...] or `Events`.
+        state: the state of an earlier run, or None.
+        lengths: steps of each sample, whole numbers [B]: past its end a sample's state stands still and its output is 0.
+        record: names to record in every layer that has them ("v", "i", "spikes", "output", "input", "v_before_reset"),
+            or single ones by path ("0.v").
+        gradient: gradient rule (default `BPTT()`).
+        engine: "auto" or the name of an engine, which then runs or raises.
+        surrogate: one to use in all layers instead of their own.
+        seed: seed of declared noise (default: drawn from torch's generator).
+        dt: time step in s that the network is expected to have.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        ValueError: an unknown name to record, an unknown engine, lengths that do not fit, another dt.
+
+    >>> import torch, spikeloom as sl
+    >>> net = sl.Sequential(sl.Layer(torch.nn.Linear(4, 3), sl.LIF(3)), sl.Layer(torch.nn.Linear(3, 2), sl.LI(2)))
+    >>> run = sl.run(net, torch.rand(20, 5, 4), record=("v", "0.spikes"))
+    >>> sorted(run.records), run.engines
+    (['0.spikes', '0.v', '1.v'], {'0': 'eager', '1': 'eager'})
+    """
+    choose(engine)
+    found = network_dt(network)
+    if dt is not None and dt != found:
+        raise ValueError(
+            f"run got dt={dt:g} s for a network with dt={found:g} s; build the network with the dt it is to run at."
+        )
+    wanted = (record,) if isinstance(record, str) else tuple(record)
+    context = Context(
+        gradient=gradient if gradient is not None else BPTT(),
+        engine=engine,
+        surrogate=surrogate,
+        record=wanted,
+        lengths=lengths,
+        seed=seed if seed is not None else fresh_seed(),
+        names={id(m): _strip(name) for name, m in network.named_modules()},
+    )
+    threads_itself = _takes_state(network)
+    if state is not None and not threads_itself:
+        if not isinstance(state, dict):
+            raise TypeError(
+                f"got {type(state).__name__} as state; expected the state of an earlier run of this network."
+            )
+        context.states = dict(state)
+    token = ACTIVE.set(context)
+    try:
+        result = network(inputs, state) if state is not None and threads_itself else network(inputs)
+    finally:
+        ACTIVE.reset(token)
+    _check_names(wanted, context)
+    output, final = result if threads_itself else (result, context.final)
+    return Run(output, final, context.records, context.engines, context.seed or 0, found)
+
+
+def _takes_state(network: nn.Module) -> bool:
+    inner = network
+    while not isinstance(inner, Layer | Sequential):
+        wrapped = next((getattr(inner, w) for w in WRAPPERS if isinstance(getattr(inner, w, None), nn.Module)), None)
+        if wrapped is None:
+            return False
+        inner = wrapped
+    return True
+
+
+def _strip(path: str) -> str:
+    parts = path.split(".")
+    while parts and parts[0] in WRAPPERS:
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def _check_names(wanted: tuple[str, ...], context: Context) -> None:
+    for name in wanted:
+        if name not in context.known:
+            near = difflib.get_close_matches(name, sorted(context.known), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(sorted(n for n in context.known if "." not in n))
+            raise ValueError(f"nothing to record is named {name!r}.{hint} Layers here have: {known}.")

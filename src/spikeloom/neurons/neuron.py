@@ -1,0 +1,323 @@
+"""The contract: a neuron is named parameters, named state, and one pure step."""
+
+import difflib
+import math
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..distributions import LogNormal, Normal, Uniform
+from ..fire import Fire
+from ..parameters import Input, Noise, Param, ParameterValue, State, Value
+from ..zero import ZERO
+
+DEFAULT_DT = 1e-3
+# Entries that the loop keeps beside the declared state: steps left in the refractory period, and the noise's clock.
+KEPT = ("refractory", "clock")
+
+
+class Neuron(nn.Module):
+    """Base class of all neurons, and the contract for one's own.
+
+    A subclass declares `Param`s, `State`s and, where it has more than the one input `x`, `Input`s and `Noise`s; turns
+    parameters into the numbers of a step in `coefficients(dt)`, once per run; and says in `step(c, z, x, fire)` what
+    happens in one time step, elementwise. It holds no weights, no time loop and no state.
+
+        c: the coefficients, rounded to the state's precision.   z: the state before the step.
+        x: the input, a tensor; with declared inputs, a named tuple of them (what nothing drives is a symbolic zero).
+        fire: `s, v = fire(v, threshold)`, see `Fire`.
+        returned: the output of this step, and the new state as a dictionary.
+
+    Args:
+        shape: the shape of the neurons, an integer or a tuple; None takes any shape (with parameters that broadcast).
+        reset: "subtract" the threshold, to "zero" (that is, to v_reset), or "none".
+        refractory: whole steps after a spike in which the membrane is held and cannot fire.
+        max_spikes: most spikes in one step; with more than one, a spike for each multiple of the threshold passed.
+        comparator: ">" (a neuron exactly at threshold does not fire) or ">=".
+        learn: names of the parameters to train; an initial state is named `v_init`.
+        dt: time step in s; the network's, where it stands in one.
+        **parameters: a value for any declared parameter: a number, a tensor that broadcasts to `shape`, a distribution
+            (`Normal`, `LogNormal`, `Uniform`), or a `Param` that also narrows its range.
+
+    Raises:
+        TypeError: an unknown parameter (the nearest name is given), or a declaration that cannot work.
+        ValueError: a value outside its range, a shape that does not fit, an unknown reset.
+    """
+
+    membrane: ClassVar[str] = "v"
+    resets: ClassVar[tuple[str, ...]] = ("subtract", "zero", "none")
+    spiking: ClassVar[bool] = True
+
+    declared_params: ClassVar[dict[str, Param]] = {}
+    declared_states: ClassVar[dict[str, State]] = {}
+    declared_inputs: ClassVar[dict[str, Input]] = {}
+    declared_noise: ClassVar[dict[str, Noise]] = {}
+    state_type: ClassVar[Callable[..., Any]]
+    input_type: ClassVar[Callable[..., Any] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        found: dict[type, dict[str, Any]] = {kind: {} for kind in (Param, State, Input, Noise)}
+        for base in reversed(cls.__mro__):
+            for name, declared in vars(base).items():
+                for kind in found:
+                    if isinstance(declared, kind):
+                        found[kind][name] = declared
+        for name, state in found[State].items():
+            if name in KEPT:
+                raise TypeError(
+                    f"{cls.__name__} declares a state named {name!r}, which the time loop keeps; rename it."
+                )
+            if isinstance(state.init, int | float | Param):
+                param = state.init if isinstance(state.init, Param) else Param(float(state.init), unit=state.unit)
+                param.name = f"{name}_init"
+                setattr(cls, param.name, param)
+                found[Param][param.name] = param
+        if found[Noise] and not found[Input]:
+            raise TypeError(f"{cls.__name__} declares noise, so its inputs need names too; add `x = sl.Input()`.")
+        cls.declared_params, cls.declared_states = found[Param], found[State]
+        cls.declared_inputs, cls.declared_noise = found[Input], found[Noise]
+        cls.state_type = _tuple_type(cls, "state_type", "State", (*found[State], *KEPT), defaults=len(KEPT))
+        names = (*found[Input], *found[Noise])
+        cls.input_type = _tuple_type(cls, "input_type", "Input", names) if names else None
+
+    def __init__(
+        self,
+        shape: int | tuple[int, ...] | None = None,
+        *,
+        reset: str | None = None,
+        refractory: int = 0,
+        max_spikes: int = 1,
+        comparator: str = ">",
+        learn: str | tuple[str, ...] = (),
+        dt: float | None = None,
+        **parameters: Value | Param,
+    ):
+        super().__init__()
+        name = type(self).__name__
+        if reset is not None and reset not in self.resets:
+            choice = " or ".join(repr(r) for r in self.resets)
+            raise ValueError(f"{name} got reset={reset!r}; expected {choice}.")
+        for what, count, least in (("refractory", refractory, 0), ("max_spikes", max_spikes, 1)):
+            if not isinstance(count, int) or count < least:
+                hint = " (2 ms at dt = 1 ms are refractory=2)" if what == "refractory" else ""
+                raise ValueError(f"{name} got {what}={count!r}; expected a whole number of {least} or more{hint}.")
+        if not self.spiking and (refractory or max_spikes > 1):
+            raise ValueError(f"{name} never fires, so it takes no refractory period and no max_spikes.")
+        if refractory and self.membrane not in self.declared_states:
+            raise ValueError(
+                f"{name} has no state named {self.membrane!r} to hold; name it in the class: membrane = ..."
+            )
+        if comparator not in (">", ">="):
+            raise ValueError(f"{name} got comparator={comparator!r}; expected '>' or '>='.")
+        self.shape = (shape,) if isinstance(shape, int) else None if shape is None else tuple(shape)
+        self.reset = reset or self.resets[0]
+        self.refractory, self.max_spikes, self.comparator = refractory, max_spikes, comparator
+        self.dt_given = dt is not None
+        self.dt = check_dt(dt) if dt is not None else DEFAULT_DT
+        self.unchecked = False
+        self.params = nn.ModuleDict()
+        learned = (learn,) if isinstance(learn, str) else tuple(learn)
+        self._check_names(parameters, "parameter")
+        self._check_names(learned, "parameter to learn")
+        for key, declared in self.declared_params.items():
+            value = parameters.get(key, declared)
+            if key in parameters or key in learned or not declared.optional:
+                self.params[key] = self._build(key, declared, value, key in learned)
+
+    def _check_names(self, names: Any, what: str) -> None:
+        for name in names:
+            if name not in self.declared_params:
+                near = difflib.get_close_matches(str(name), self.declared_params, n=1)
+                known = ", ".join(self.declared_params)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise TypeError(f"{type(self).__name__} has no {what} {name!r}; {hint}It has: {known}.")
+
+    def _build(self, key: str, declared: Param, value: Value | Param, learned: bool) -> ParameterValue:
+        constraint, scale = declared.constraint, declared.scale
+        if isinstance(value, Param):
+            constraint = value.constraint if value is not declared else constraint
+            scale, value = value.scale if value.scale is not None else scale, value.default
+        name = f"{type(self).__name__}'s {key}"
+        if isinstance(value, Normal | LogNormal | Uniform):
+            if self.shape is None:
+                raise ValueError(f"{name} got {value}, but the neuron has no shape to draw for; give it one.")
+            tensor, hint = value.sample(self.shape), f" ({value} was drawn from; LogNormal stays positive)"
+        else:
+            tensor, hint = torch.as_tensor(value, dtype=torch.float64).detach().clone(), ""
+        if self.shape is not None and not _broadcasts(tensor.shape, self.shape):
+            raise ValueError(f"{name} got shape {tuple(tensor.shape)}; expected one that broadcasts to {self.shape}.")
+        held = ParameterValue(tensor, constraint, scale, learned, declared.unit)
+        try:
+            held.check(tensor, self.dt, name)
+        except ValueError as error:
+            # A time constant is judged against dt, which the network may still set.
+            positive = bool((tensor > 0).all() and tensor.isfinite().all())
+            if not constraint.in_steps or self.dt_given or not positive:
+                raise ValueError(f"{error}{hint}") from None
+            self.unchecked = True
+        return held
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Names of the parameters that are trained."""
+        return tuple(name for name in self.params if self._held(name).learned)
+
+    def _held(self, name: str) -> ParameterValue:
+        held = self.params[name]
+        assert isinstance(held, ParameterValue)
+        return held
+
+    @property
+    def default_port(self) -> str:
+        """Name of the port that input reaches where none is named."""
+        return next(iter(self.declared_inputs), "x")
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        return tuple(self.declared_inputs) or ("x",)
+
+    def set_dt(self, dt: float) -> None:
+        """Adopt the network's time step (s); one that was given at construction must agree.
+
+        Raises:
+            ValueError: another dt was given, or a time constant lies outside its range at this one.
+        """
+        dt = check_dt(dt)
+        if self.dt_given and dt != self.dt:
+            raise ValueError(
+                f"{type(self).__name__} was built with dt={self.dt:g} s and stands in a network with dt={dt:g} s; "
+                "a network has one dt: leave it out of the neuron."
+            )
+        self._check_ranges(dt)
+        self.dt, self.dt_given = dt, True
+
+    def _check_ranges(self, dt: float) -> None:
+        for key in self.params:
+            held = self._held(key)
+            held.check(held.initial, dt, f"{type(self).__name__}'s {key}")
+        self.unchecked = False
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.dt, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = float(state)
+        if not math.isclose(saved, self.dt, rel_tol=1e-12):
+            raise ValueError(
+                f"these parameters were saved at dt={saved:g} s and this {type(self).__name__} has dt={self.dt:g} s; "
+                f"build the network with dt={saved:g}."
+            )
+
+    def coefficients(self, dt: float) -> Mapping[str, Any]:
+        """The numbers of one step at time step `dt` (s): differentiable, any torch, in float64."""
+        raise NotImplementedError(f"{type(self).__name__} defines no coefficients(dt); return a dictionary of tensors.")
+
+    @staticmethod
+    def step(c: Any, z: Any, x: Any, fire: Fire) -> tuple[Tensor, dict[str, Tensor]]:
+        """One time step: returns the output and the new state as a dictionary."""
+        raise NotImplementedError("a neuron defines step(c, z, x, fire); return the output and the new state.")
+
+    def rounded_coefficients(self, dtype: torch.dtype) -> Any:
+        """The coefficients as a named tuple in the state's precision, rounded once; `v_reset` is among them."""
+        if self.unchecked:
+            self._check_ranges(self.dt)
+        found = dict(self.coefficients(self.dt))
+        if "v_reset" not in found:
+            found["v_reset"] = self._held("v_reset").value(self.dt) if "v_reset" in self.params else 0.0
+        rounded = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in found.items()}
+        return _coefficient_type(tuple(rounded))(**rounded)
+
+    def initial_state(self, batch: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
+        """The state before the first step, [batch, *shape] each; gradients reach learned initial values."""
+
+        def start(name: str, init: Any) -> Tensor:
+            if callable(init):
+                value = torch.as_tensor(init(self))
+            else:
+                value = self._held(init if isinstance(init, str) else f"{name}_init").value(self.dt)
+            return value.to(device=device, dtype=dtype).expand(batch, *shape)
+
+        kept: dict[str, Tensor] = {}
+        if self.refractory:
+            kept["refractory"] = torch.zeros((batch, *shape), dtype=dtype, device=device)
+        if self.noises:
+            kept["clock"] = torch.zeros((batch,) + (1,) * len(shape), dtype=torch.int64, device=device)
+        states = {name: start(name, vars(state)["init"]) for name, state in self.declared_states.items()}
+        return type(self).state_type(**states, **kept)
+
+    @property
+    def noises(self) -> tuple[str, ...]:
+        """Names of the noises that are drawn: those whose amplitude was given."""
+        return tuple(n for n, d in self.declared_noise.items() if d.amplitude is None or d.amplitude in self.params)
+
+    def fill_ports(self, inputs: Mapping[str, Any]) -> Any:
+        """What `step` sees as x: the one tensor, or a named tuple in which a port that nothing drives is a zero."""
+        kind = type(self).input_type
+        return inputs["x"] if kind is None else kind(*(inputs.get(name, ZERO) for name in _fields(kind)))
+
+    def new_fire(self, c: Any, z: Any, surrogate: Any, edge: Callable[[Tensor], Tensor]) -> Fire:
+        """A `Fire` for one step from state `z`."""
+        held = (z.refractory, getattr(z, self.membrane)) if z.refractory is not None else None
+        return Fire(
+            surrogate,
+            reset=self.reset,
+            v_reset=c.v_reset,
+            edge=edge,
+            held=held,
+            max_spikes=self.max_spikes,
+            comparator=self.comparator,
+        )
+
+    def advance(
+        self, c: Any, z: Any, inputs: Mapping[str, Any], surrogate: Any, edge: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Any, Fire]:
+        """One step as a time loop takes it: ports filled, refractory period and clock kept."""
+        fire = self.new_fire(c, z, surrogate, edge)
+        output, new = self.step(c, z, self.fill_ports(inputs), fire)
+        if z.refractory is not None:
+            assert fire.spikes is not None
+            wait = torch.full_like(z.refractory, self.refractory)
+            new["refractory"] = torch.where(fire.spikes > 0, wait, (z.refractory - 1).clamp(min=0))
+        if z.clock is not None:
+            new["clock"] = z.clock + 1
+        return output, type(self).state_type(**new), fire
+
+    def extra_repr(self) -> str:
+        parts = [] if self.shape is None else [str(self.shape[0] if len(self.shape) == 1 else self.shape)]
+        parts += [f"reset={self.reset!r}"] if self.spiking else []
+        parts += [f"refractory={self.refractory}"] if self.refractory else []
+        parts += [f"learn={self.learned}"] if self.learned else []
+        return ", ".join(parts)
+
+
+def check_dt(dt: float) -> float:
+    if not (isinstance(dt, int | float) and math.isfinite(dt) and dt > 0):
+        raise ValueError(f"got dt={dt!r}; expected a time step in seconds above zero, such as 1e-3.")
+    return float(dt)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to)))
+
+
+def _fields(kind: Callable[..., Any]) -> tuple[str, ...]:
+    return kind._fields  # type: ignore[attr-defined]
+
+
+def _tuple_type(
+    owner: type, attribute: str, suffix: str, names: tuple[str, ...], defaults: int = 0
+) -> Callable[..., Any]:
+    """A named tuple type that is an attribute of `owner`, so that pickle finds it there."""
+    kind = namedtuple(owner.__name__ + suffix, names, defaults=(None,) * defaults)  # type: ignore[misc]
+    kind.__module__, kind.__qualname__ = owner.__module__, f"{owner.__qualname__}.{attribute}"
+    return kind
+
+
+@lru_cache(maxsize=256)
+def _coefficient_type(names: tuple[str, ...]) -> Callable[..., Any]:
+    return namedtuple("Coefficients", names)  # type: ignore[misc]

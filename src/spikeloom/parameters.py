@@ -1,0 +1,201 @@
+"""What a neuron declares: parameters, state, inputs, noise; and how an optimiser meets the parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from .constraints import Constraint, unconstrained
+from .distributions import Distribution
+from .zero import ZERO
+
+Value = float | Tensor | Distribution
+
+
+@dataclass(eq=False)
+class Param:
+    """A named parameter of a neuron, declared in the class body or given in place of a value.
+
+    Users read and set it in its unit (`layer.neuron.tau_mem` is a float64 tensor in seconds); an optimiser sees a raw
+    tensor without bounds, whose zero is the initial value and whose unit is a well-scaled move.
+
+    Args:
+        default: a number, a tensor that broadcasts to the neuron's shape, or a distribution sampled at construction.
+        unit: unit in which the value is declared, "" where it has none.
+        constraint: the range that the value never leaves (`positive`, `between(low, high)`, `unit_interval`,
+            `time_constant`, default none).
+        optional: where the value is not given and not learned, the parameter is absent: its terms cost nothing.
+        scale: how far raw = 1 moves the value, in its unit (default: the constraint's, or the size of the default).
+
+    Example: `LIF(100, tau_mem=sl.Param(20e-3, constraint=sl.between(11e-3, 1.0)))` narrows one parameter's range.
+    """
+
+    default: Value = 0.0
+    unit: str = ""
+    constraint: Constraint = unconstrained
+    optional: bool = False
+    scale: float | None = None
+    name: str = field(default="", init=False)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, neuron: None, owner: type) -> "Param": ...
+    @overload
+    def __get__(self, neuron: nn.Module, owner: type) -> Tensor: ...
+    def __get__(self, neuron: Any, owner: type) -> Any:
+        if neuron is None:
+            return self
+        held = neuron.params
+        return held[self.name].value(neuron.dt) if self.name in held else ZERO
+
+    def __set__(self, neuron: Any, value: float | Tensor) -> None:
+        if self.name not in neuron.params:
+            name = type(neuron).__name__
+            raise ValueError(
+                f"this {name} was built without {self.name}, so it cannot be set; write {name}(..., {self.name}=...)."
+            )
+        neuron.params[self.name].assign(value, neuron.dt)
+
+
+@dataclass(eq=False)
+class State:
+    """A named variable that a neuron carries from step to step.
+
+    Args:
+        init: its value before the first step: a number or a `Param` (either can be learned, under the name of the state
+            followed by `_init`), the name of one of the neuron's parameters, or a function of the neuron that
+            returns a tensor.
+        unit: unit of the variable.
+    """
+
+    init: "float | Param | str | Callable[[Any], Tensor]" = 0.0
+    unit: str = ""
+
+
+@dataclass(eq=False)
+class Input:
+    """A named port through which input reaches a neuron; the first that a class declares is the default one.
+
+    Args:
+        kind: "impulse", which arrives at the start of the step, or "current", which holds its value over the step.
+    """
+
+    kind: Literal["impulse", "current"] = "impulse"
+
+
+@dataclass(eq=False)
+class Noise:
+    """Noise drawn afresh for each step and neuron from a counter, so that every engine draws the same.
+
+    Args:
+        distribution: "normal" (zero mean, unit variance).
+        amplitude: name of the optional parameter that scales it; where that is absent nothing is drawn.
+    """
+
+    distribution: Literal["normal"] = "normal"
+    amplitude: str | None = None
+
+
+class ParameterValue(nn.Module):
+    """One parameter of one neuron: the value it began with, and the raw tensor that an optimiser moves."""
+
+    initial: Tensor
+    raw: Tensor
+
+    def __init__(self, initial: Tensor, constraint: Constraint, scale: float | None, learned: bool, unit: str = ""):
+        super().__init__()
+        self.constraint, self.unit = constraint, unit
+        self.scale = scale if scale is not None else constraint.default_scale(float(initial.abs().mean()))
+        self.register_buffer("initial", initial.double())
+        raw = torch.zeros(initial.shape, dtype=torch.get_default_dtype())
+        if learned:
+            self.raw = nn.Parameter(raw)
+        else:
+            self.register_buffer("raw", raw)
+
+    @property
+    def learned(self) -> bool:
+        return isinstance(self.raw, nn.Parameter)
+
+    def value(self, dt: float) -> Tensor:
+        """The value in its unit, float64."""
+        return self.constraint.apply(self.raw, self.initial, self.scale, dt)
+
+    def assign(self, value: float | Tensor, dt: float) -> None:
+        """Make `value` the one that raw = 0 stands for; an optimiser's tensor stays the same object."""
+        new = torch.as_tensor(value, dtype=torch.float64, device=self.initial.device)
+        if torch.broadcast_shapes(new.shape, self.initial.shape) != self.initial.shape:
+            raise ValueError(
+                f"got a value of shape {tuple(new.shape)} for a parameter of shape {tuple(self.initial.shape)}; "
+                "expected one number or the same shape (build the neuron with a tensor to have one value per neuron)."
+            )
+        self.check(new, dt)
+        with torch.no_grad():
+            self.initial.copy_(new)
+            self.raw.zero_()
+
+    def check(self, value: Tensor, dt: float, name: str = "the parameter") -> None:
+        if not self.constraint.contains(value, dt, strictly=self.learned and self.constraint != unconstrained):
+            low, high = float(value.min()), float(value.max())
+            got = f"{low:g}" if value.numel() == 1 else f"values from {low:g} to {high:g}"
+            inside = " (inside, not on the bound, as it is learned)" if self.learned else ""
+            raise ValueError(f"{name} got {got}; expected finite values {self.constraint.describe(dt)}{inside}.")
+
+    def extra_repr(self) -> str:
+        low, high = float(self.initial.min()), float(self.initial.max())
+        unit = f" {self.unit}" if self.unit else ""
+        span = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        return f"{'learned, initially ' if self.learned else ''}{span}{unit}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "ParameterValue":
+        # .to(dtype) is for what the optimiser sees; the value itself stays float64, or 20 ms would become 20.0000003 ms.
+        kept = self.initial
+        super()._apply(fn, recurse)
+        if not self.initial.is_meta and not kept.is_meta:
+            self.initial = kept.to(self.initial.device)
+        return self
+
+
+def parameter_groups(
+    network: nn.Module, lr: float = 1e-3, time_constant_lr: float | None = None, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Groups for a torch optimiser: weights, other neuron parameters, and time constants with a rate of their own.
+
+    Weight decay goes to the connections' parameters only: a neuron's raw tensor is zero at its initial value, and
+    pulling it back there is no regularisation.
+
+    Args:
+        network: any module.
+        lr: learning rate of weights, thresholds and other parameters.
+        time_constant_lr: learning rate of parameters in seconds (default: `lr`). A raw step of 0.01 moves a time
+            constant by about 1 %.
+        weight_decay: of the connections' parameters.
+
+    Returns:
+        Groups named "weights", "neuron_parameters" and "time_constants"; an empty one is left out.
+
+    >>> import torch, spikeloom as sl
+    >>> net = sl.Sequential(sl.Layer(torch.nn.Linear(4, 3), sl.LIF(3, learn=("tau_mem", "v_th"))))
+    >>> optimiser = torch.optim.AdamW(sl.parameter_groups(net, lr=1e-3, time_constant_lr=1e-2, weight_decay=1e-4))
+    >>> [(g["name"], g["lr"], g["weight_decay"]) for g in optimiser.param_groups]
+    [('weights', 0.001, 0.0001), ('neuron_parameters', 0.001, 0.0), ('time_constants', 0.01, 0.0)]
+    """
+    held = {id(m.raw): m for m in network.modules() if isinstance(m, ParameterValue) and m.learned}
+    groups: dict[str, dict[str, Any]] = {
+        "weights": {"lr": lr, "weight_decay": weight_decay},
+        "neuron_parameters": {"lr": lr, "weight_decay": 0.0},
+        "time_constants": {"lr": lr if time_constant_lr is None else time_constant_lr, "weight_decay": 0.0},
+    }
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
+    for parameter in network.parameters():
+        if id(parameter) not in held:
+            members["weights"].append(parameter)
+        elif held[id(parameter)].unit == "s":
+            members["time_constants"].append(parameter)
+        else:
+            members["neuron_parameters"].append(parameter)
+    return [{"params": members[name], "name": name, **options} for name, options in groups.items() if members[name]]
