@@ -1,0 +1,149 @@
+"""Costs on activity and on parameters, to be added to a loss: each returns a scalar that is 0 where all is well."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .decoding import spike_count
+
+__all__ = ["firing_lower_bound", "firing_upper_bound", "parameter_bounds"]
+
+
+def firing_lower_bound(
+    spikes: Tensor,
+    bound: float,
+    strength: float = 1.0,
+    *,
+    per: Literal["neuron", "population"] = "neuron",
+    norm: Literal[1, 2] = 1,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Cost of firing too little; through surrogate gradients it wakes silent neurons.
+
+        R = strength * mean(max(0, bound - n)^norm)
+
+    with n_bj the spike count of each neuron in each trial, or with per="population" its mean over neurons.
+
+    Args:
+        spikes: [T, B, *N], 0 or 1.
+        bound: in spikes per neuron and trial (for a rate r in 1/s write r * T * dt).
+        strength: factor.
+        per: "neuron" bounds every neuron in every trial, "population" the mean over neurons in every trial.
+        norm: exponent, 1 or 2.
+        lengths: [B], whole numbers of steps, or None.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: another `per` or `norm`, a negative bound, or what `decoding.spike_count` refuses.
+
+    >>> import torch
+    >>> from spikeloom import regularizers
+    >>> spikes = torch.tensor([4.0, 0.0]).expand(1, 1, 2)
+    >>> regularizers.firing_lower_bound(spikes, 1.0), regularizers.firing_lower_bound(spikes, 1.0, per="population")
+    (tensor(0.5000), tensor(0.))
+
+    Source: Rossbroich, Gygax & Zenke, Neuromorph. Comput. Eng. 2 (2022), doi:10.1088/2634-4386/ac97bb (strength 100,
+    bound 1e-3, norm 2, per neuron).
+    """
+    return strength * _power(bound - _activity(spikes, bound, per, lengths), norm).mean()
+
+
+def firing_upper_bound(
+    spikes: Tensor,
+    bound: float,
+    strength: float = 1.0,
+    *,
+    per: Literal["neuron", "population"] = "population",
+    norm: Literal[1, 2] = 1,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Cost of firing too much, the mirror image of `firing_lower_bound`.
+
+        R = strength * mean(max(0, n - bound)^norm)
+
+    Args:
+        spikes: [T, B, *N], 0 or 1.
+        bound: in spikes per neuron and trial.
+        strength: factor; keep it small, for it costs accuracy.
+        per: "neuron" bounds every neuron in every trial, "population" the mean over neurons in every trial.
+        norm: exponent, 1 or 2.
+        lengths: [B], whole numbers of steps, or None.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: another `per` or `norm`, a negative bound, or what `decoding.spike_count` refuses.
+
+    >>> import torch
+    >>> from spikeloom import regularizers
+    >>> regularizers.firing_upper_bound(torch.ones(10, 4, 5), bound=7.0, strength=0.1, norm=2)
+    tensor(0.9000)
+
+    Source: as `firing_lower_bound` (strength 0.06 to 0.1, bound 4 to 7, norm 2, per population).
+    """
+    return strength * _power(_activity(spikes, bound, per, lengths) - bound, norm).mean()
+
+
+def parameter_bounds(value: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+    """Cost of parameters outside [low, high], 0 inside; differentiable at the bounds.
+
+        R = mean(max(0, low - p, p - high)^2) / u^2
+
+    with u = high - low, or the size of the only bound, so that time constants of milliseconds weigh as much as
+    thresholds of 1. Parameters of neurons have ranges that they cannot leave; this is for those who want a soft bound
+    well inside them, or for weights.
+
+    Args:
+        value: any shape, such as `layer.neuron.tau_mem` (s).
+        low, high: bounds in the unit of the value, one of them or both.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: no bound, low >= high, or a single bound of 0, which has no size to measure by.
+
+    >>> import torch
+    >>> from spikeloom import regularizers
+    >>> regularizers.parameter_bounds(torch.tensor([5e-3, 20e-3]), low=10e-3)
+    tensor(0.1250)
+    """
+    if low is None and high is None:
+        raise ValueError("parameter_bounds expects low=, high= or both, got neither.")
+    if low is not None and high is not None:
+        if not low < high:
+            raise ValueError(f"parameter_bounds expects low < high, got low={low}, high={high}.")
+        unit = high - low
+    else:
+        unit = abs(low if low is not None else high or 0.0)
+        if unit == 0:
+            raise ValueError("A single bound of 0 gives no scale for the cost: pass the other bound as well.")
+    cost = torch.zeros((), dtype=value.dtype, device=value.device)
+    if low is not None:
+        cost = cost + (torch.relu(low - value) / unit).square().mean()
+    if high is not None:
+        cost = cost + (torch.relu(value - high) / unit).square().mean()
+    return cost
+
+
+def _activity(spikes: Tensor, bound: float, per: str, lengths: Tensor | None) -> Tensor:
+    """Spikes per trial, [B, neurons] or [B]."""
+    if per not in ("neuron", "population"):
+        raise ValueError(f'per is "neuron" or "population", got {per!r}.')
+    if not bound >= 0:
+        raise ValueError(f"The bound is a spike count per trial and not negative, got {bound}.")
+    count = spike_count(spikes, lengths)
+    return count if per == "neuron" else count.flatten(1).mean(1)
+
+
+def _power(excess: Tensor, norm: int) -> Tensor:
+    if norm not in (1, 2):
+        raise ValueError(f"norm is 1 or 2, got {norm!r}.")
+    hinge = torch.relu(excess)
+    return hinge if norm == 1 else hinge.square()
