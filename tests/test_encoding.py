@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import spikeloom as sl
 from spikeloom import encoding
 from spikeloom.events import Events
 
@@ -83,6 +84,32 @@ def test_direct_does_not_copy_and_passes_gradients():
     assert torch.equal(values.grad, torch.full((2, 3), 7.0))
 
 
+def test_constant_current_fires_at_the_closed_form_intervals():
+    current = torch.tensor([[0.3, 0.99, 1.01, 1.2345, 2.0, 7.7]], dtype=torch.float64)
+    steps, dt, tau = 400, 0.5e-3, 10e-3
+    spikes = encoding.constant_current(current, steps, dt=dt)
+    expected = torch.zeros_like(spikes)
+    for n, p in enumerate(current[0].tolist()):
+        if p > 1:
+            interval = math.floor(tau / dt * math.log(p / (p - 1))) + 1
+            expected[interval - 1 :: interval, 0, n] = 1
+    assert torch.equal(spikes, expected)
+
+
+def test_constant_current_first_spikes_are_the_charging_latency_code():
+    values = torch.rand(4, 25, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    neuron = sl.LIF(25, tau_mem=20e-3, v_th=0.2, reset="zero")
+    spikes = encoding.constant_current(values, 100, neuron)
+    first = spikes * (spikes.cumsum(0) == 1)
+    assert torch.equal(first, encoding.latency(values, 100, threshold=0.2, tau=20e-3).to_dense(torch.float64))
+
+
+def test_constant_current_passes_gradients():
+    values = torch.tensor([[0.9, 1.5]], requires_grad=True)
+    encoding.constant_current(values, 30).sum().backward()
+    assert bool((values.grad > 0).all())
+
+
 def test_population_peaks_at_the_centres_and_falls_to_the_width():
     centres = torch.linspace(-2, 2, 9, dtype=torch.float64)
     activity = encoding.population(centres, 9, low=-2, high=2)
@@ -145,6 +172,8 @@ HALF = torch.full((1, 2), 0.5)
         (lambda: encoding.population(HALF, 3, low=1.0, high=0.0), "low < high"),
         (lambda: encoding.population(HALF, 3, width=0.0), "width above 0"),
         (lambda: encoding.population(HALF * 4, 3), "set low and high"),
+        (lambda: encoding.constant_current(HALF / 0, 10), "currents must be finite"),
+        (lambda: encoding.constant_current(HALF, 10, sl.LIF(2), dt=0.1), "dt=0.1 s for a neuron with dt=0.001 s"),
         (lambda: encoding.delta(HALF, 0.0), "threshold above 0, got 0.0"),
         (lambda: encoding.delta(HALF / 0, 1.0), "finite"),
         (lambda: encoding.delta(LEARNED, 1.0), "carries no gradient"),

@@ -36,10 +36,9 @@ def spike_count(spikes: Tensor, lengths: Tensor | None = None) -> Tensor:
     Raises:
         TypeError, ValueError: no tensor [T, B, *N], or lengths of the wrong shape, dtype or range.
 
-    >>> import torch
-    >>> from spikeloom import decoding
+    >>> import torch, spikeloom as sl
     >>> spikes = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0]]).unsqueeze(-1)
-    >>> decoding.spike_count(spikes, lengths=torch.tensor([3, 2])).squeeze(-1)
+    >>> sl.decoding.spike_count(spikes, lengths=torch.tensor([3, 2])).squeeze(-1)
     tensor([3., 1.])
     """
     return _padded(spikes, lengths, 0.0, least=0).sum(0)
@@ -58,9 +57,8 @@ def max_over_time(output: Tensor, lengths: Tensor | None = None) -> Tensor:
     Raises:
         TypeError, ValueError: as `spike_count`; a sample without any step.
 
-    >>> import torch
-    >>> from spikeloom import decoding
-    >>> decoding.max_over_time(torch.tensor([1.0, 3.0, 2.0]).reshape(3, 1, 1))
+    >>> import torch, spikeloom as sl
+    >>> sl.decoding.max_over_time(torch.tensor([1.0, 3.0, 2.0]).reshape(3, 1, 1))
     tensor([[3.]])
     """
     return _padded(output, lengths, -torch.inf).amax(0)
@@ -83,10 +81,9 @@ def mean_over_time(output: Tensor, lengths: Tensor | None = None, weight: Tensor
     Raises:
         TypeError, ValueError: as `spike_count`; a sample without any step, or a weight that is not of shape [T].
 
-    >>> import torch
-    >>> from spikeloom import decoding
+    >>> import torch, spikeloom as sl
     >>> output = torch.tensor([1.0, 3.0, 2.0]).reshape(3, 1, 1)
-    >>> decoding.mean_over_time(output), decoding.mean_over_time(output, lengths=torch.tensor([1]))
+    >>> sl.decoding.mean_over_time(output), sl.decoding.mean_over_time(output, lengths=torch.tensor([1]))
     (tensor([[2.]]), tensor([[1.]]))
 
     Source: Nowotny, Turner & Knight, Neuromorph. Comput. Eng. 5 (2025), doi:10.1088/2634-4386/ada852.
@@ -113,10 +110,9 @@ def last(output: Tensor, lengths: Tensor | None = None) -> Tensor:
     Raises:
         TypeError, ValueError: as `spike_count`; a sample without any step.
 
-    >>> import torch
-    >>> from spikeloom import decoding
+    >>> import torch, spikeloom as sl
     >>> output = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).unsqueeze(-1)
-    >>> decoding.last(output, lengths=torch.tensor([2, 1])).squeeze(-1)
+    >>> sl.decoding.last(output, lengths=torch.tensor([2, 1])).squeeze(-1)
     tensor([3., 2.])
     """
     _check(output, lengths, least=1)
@@ -141,9 +137,8 @@ def sum_of_softmax(output: Tensor, lengths: Tensor | None = None) -> Tensor:
     Raises:
         TypeError, ValueError: as `spike_count`; no class axis.
 
-    >>> import torch
-    >>> from spikeloom import decoding
-    >>> decoding.sum_of_softmax(torch.zeros(6, 1, 3))
+    >>> import torch, spikeloom as sl
+    >>> sl.decoding.sum_of_softmax(torch.zeros(6, 1, 3))
     tensor([[2., 2., 2.]])
 
     Source: Hammouamri, Khalfaoui-Hassani & Masquelier, ICLR 2024, arXiv:2306.17670.
@@ -187,10 +182,9 @@ def first_spike_time(
     Raises:
         TypeError, ValueError: as `spike_count`; dt <= 0 or another gradient.
 
-    >>> import torch
-    >>> from spikeloom import decoding
+    >>> import torch, spikeloom as sl
     >>> spikes = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]]).unsqueeze(1)  # [T=3, B=1, N=2]
-    >>> decoding.first_spike_time(spikes, dt=1.0)
+    >>> sl.decoding.first_spike_time(spikes, dt=1.0)
     tensor([[2., 4.]])
 
     Source: the survival form is that of first-to-spike decoding, Bagheri, Simeone & Rajendran, ICASSP 2018,
@@ -222,9 +216,8 @@ def valid_steps(lengths: Tensor, steps: int, least: int = 0) -> Tensor:
     Raises:
         TypeError, ValueError: lengths that are not whole numbers, not 1-D, or out of range.
 
-    >>> import torch
-    >>> from spikeloom import decoding
-    >>> decoding.valid_steps(torch.tensor([2, 1]), 3)
+    >>> import torch, spikeloom as sl
+    >>> sl.decoding.valid_steps(torch.tensor([2, 1]), 3)
     tensor([[ True,  True],
             [ True, False],
             [False, False]])

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from .events import Events
+from .network import Layer
+from .neurons import LIF, Neuron
 
-__all__ = ["bernoulli", "delta", "direct", "latency", "poisson", "population"]
+__all__ = ["bernoulli", "constant_current", "delta", "direct", "latency", "poisson", "population"]
 
 
 def latency(
@@ -43,12 +45,11 @@ def latency(
     Raises:
         ValueError: values outside [0, 1] or NaN, values that require a gradient, or an argument out of range.
 
-    >>> import torch
-    >>> import spikeloom.encoding
+    >>> import torch, spikeloom as sl
     >>> pixels = torch.tensor([[1.0, 0.5, 0.1, 0.0]])
-    >>> spikeloom.encoding.latency(pixels, steps=100).time
+    >>> sl.encoding.latency(pixels, steps=100).time
     tensor([ 0, 50, 90])
-    >>> spikeloom.encoding.latency(pixels, steps=100, threshold=0.2, tau=20e-3).time
+    >>> sl.encoding.latency(pixels, steps=100, threshold=0.2, tau=20e-3).time
     tensor([ 4, 10])
 
     Source: Zenke, SpyTorch (doi:10.5281/zenodo.3724018), tutorial 2, for the charging time.
@@ -87,9 +88,8 @@ def bernoulli(probability: Tensor, steps: int | None, generator: torch.Generator
     Raises:
         ValueError: values outside [0, 1] or NaN, or that require a gradient, which a drawn spike would not carry.
 
-    >>> import torch
-    >>> import spikeloom.encoding
-    >>> spikeloom.encoding.bernoulli(torch.tensor([[1.0, 0.0]]), steps=3)[:, 0]
+    >>> import torch, spikeloom as sl
+    >>> sl.encoding.bernoulli(torch.tensor([[1.0, 0.0]]), steps=3)[:, 0]
     tensor([[1., 0.],
             [1., 0.],
             [1., 0.]])
@@ -118,9 +118,8 @@ def poisson(rate: Tensor, steps: int | None, *, dt: float = 1e-3, generator: tor
     Raises:
         ValueError: a rate that is negative, infinite or NaN or requires a gradient, or dt <= 0.
 
-    >>> import torch
-    >>> import spikeloom.encoding
-    >>> spikes = spikeloom.encoding.poisson(torch.full((8, 100), 50.0), steps=1000)
+    >>> import torch, spikeloom as sl
+    >>> spikes = sl.encoding.poisson(torch.full((8, 100), 50.0), steps=1000)
     >>> bool(45 < spikes.mean() / 1e-3 < 55)
     True
     """
@@ -140,13 +139,49 @@ def direct(values: Tensor, steps: int) -> Tensor:
     Raises:
         ValueError: steps is not a whole number of at least 1.
 
-    >>> import torch
-    >>> import spikeloom.encoding
-    >>> spikeloom.encoding.direct(torch.rand(2, 3), steps=5).shape
+    >>> import torch, spikeloom as sl
+    >>> sl.encoding.direct(torch.rand(2, 3), steps=5).shape
     torch.Size([5, 2, 3])
     """
     _whole(steps)
     return values.expand(steps, *values.shape)
+
+
+def constant_current(values: Tensor, steps: int, neuron: Neuron | None = None, *, dt: float | None = None) -> Tensor:
+    """Spikes of neurons that each receive one value as a constant current: regular, and the faster the larger it is.
+
+    A leaky neuron reset to 0 answers a current p above its threshold with one spike every
+
+        floor(tau_mem / dt ln(p / (p - v_th))) + 1 steps,
+
+    and a smaller one with none. Gradients flow to `values` through the neuron's surrogate.
+
+    Args:
+        values: [B, *N], currents in units of V; they need not lie in [0, 1].
+        steps: T.
+        neuron: with a port named `current`; by default `LIF(tau_mem=10e-3, reset="zero")`.
+        dt: time step in s; by default the neuron's, or 1e-3.
+
+    Returns:
+        Spikes 0 or 1, [T, B, *N].
+
+    Raises:
+        ValueError: NaN or infinite values, a neuron without that port, or a dt that is not the neuron's.
+
+    >>> import torch, spikeloom as sl
+    >>> sl.encoding.constant_current(torch.tensor([[0.5, 1.5, 5.0]]), steps=100).sum(0)
+    tensor([[ 0.,  9., 33.]])
+
+    Source: the encoder of Norse, Pehle & Pedersen, doi:10.5281/zenodo.4422025.
+    """
+    largest = torch.finfo(torch.float32).max
+    values = _in_range(values, -largest, largest, "currents must be finite")
+    if neuron is None:
+        neuron = LIF(tau_mem=10e-3, reset="zero", dt=1e-3 if dt is None else dt)
+    elif dt is not None and dt != neuron.dt:
+        raise ValueError(f"constant_current got dt={dt:g} s for a neuron with dt={neuron.dt:g} s: leave dt out.")
+    spikes, _ = Layer(None, neuron, port="current")(direct(values, steps))
+    return spikes
 
 
 def population(
@@ -170,9 +205,8 @@ def population(
     Raises:
         ValueError: values outside [low, high] or NaN, fewer than 2 neurons, an empty range or a width of 0 or less.
 
-    >>> import torch
-    >>> import spikeloom.encoding
-    >>> spikeloom.encoding.population(torch.tensor([0.5]), 3)
+    >>> import torch, spikeloom as sl
+    >>> sl.encoding.population(torch.tensor([0.5]), 3)
     tensor([[0.6065, 1.0000, 0.6065]])
 
     Source: Bohte, Kok & La Poutré, Neurocomputing 48 (2002), doi:10.1016/S0925-2312(01)00658-0.
@@ -207,10 +241,9 @@ def delta(signal: Tensor, threshold: float) -> Tensor:
     Raises:
         ValueError: a threshold of 0 or less, NaN or infinity in the signal, or one that requires a gradient.
 
-    >>> import torch
-    >>> import spikeloom.encoding
+    >>> import torch, spikeloom as sl
     >>> signal = torch.tensor([0.0, 1.0, 1.2, 0.0]).reshape(4, 1, 1)
-    >>> spikeloom.encoding.delta(signal, threshold=0.5)[:, 0, 0]
+    >>> sl.encoding.delta(signal, threshold=0.5)[:, 0, 0]
     tensor([[0., 0.],
             [1., 0.],
             [1., 0.],

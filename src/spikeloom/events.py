@@ -41,9 +41,8 @@ class Events:
         value: [nnz] float, or None where every event weighs 1.
         shape: (T, B, *N).
 
-    >>> import torch
-    >>> from spikeloom.events import Events
-    >>> events = Events.from_coordinates([0, 2, 2], [0, 1, 0], [3, 0, 1], shape=(4, 2, 5))
+    >>> import torch, spikeloom as sl
+    >>> events = sl.Events.from_coordinates([0, 2, 2], [0, 1, 0], [3, 0, 1], shape=(4, 2, 5))
     >>> events
     Events(T=4, B=2, N=(5,), 3 events, density 0.075, 1.5 events per sample, device=cpu)
     >>> events[1].to_dense().squeeze(1)[:, 0]
@@ -63,20 +62,21 @@ class Events:
     ) -> Events:
         """Events from index vectors in any order.
 
-        Args:
-            time: [nnz] integers in 0 .. T-1, the step of each event.
-            batch: [nnz] integers in 0 .. B-1.
-            channel: [nnz] integers in 0 .. prod(N)-1, flat (row-major) over the channel axes.
-            value: [nnz] finite weights, or None for 1 each. Events at one place stay apart; `to_dense` adds them.
-            shape: (T, B, *N).
+            Args:
+                time: [nnz] integers in 0 .. T-1, the step of each event.
+                batch: [nnz] integers in 0 .. B-1.
+                channel: [nnz] integers in 0 .. prod(N)-1, flat (row-major) over the channel axes.
+                value: [nnz] finite weights, or None for 1 each. Events at one place stay apart; `to_dense` adds them.
+                shape: (T, B, *N).
 
-        Raises:
-            TypeError: an index vector is not of whole numbers.
-            ValueError: lengths differ, an index is out of range, a value is not finite or requires a gradient.
+            Raises:
+                TypeError: an index vector is not of whole numbers.
+                ValueError: lengths differ, an index is out of range, a value is not finite or requires a gradient.
 
-        >>> Events.from_coordinates([1, 0], [0, 0], [2, 2], [0.5, 2.0], shape=(2, 1, 3)).to_dense()[:, 0]
-        tensor([[0.0000, 0.0000, 2.0000],
-                [0.0000, 0.0000, 0.5000]])
+            >>> import spikeloom as sl
+        >>> sl.Events.from_coordinates([1, 0], [0, 0], [2, 2], [0.5, 2.0], shape=(2, 1, 3)).to_dense()[:, 0]
+            tensor([[0.0000, 0.0000, 2.0000],
+                    [0.0000, 0.0000, 0.5000]])
         """
         steps, samples, channels = _sizes(shape)
         time, batch, channel = (
@@ -108,7 +108,8 @@ class Events:
         Raises:
             ValueError: fewer than two axes, an entry that is not finite, or a raster that requires a gradient.
 
-        >>> Events.from_dense(torch.eye(3).unsqueeze(1)).channel
+        >>> import torch, spikeloom as sl
+        >>> sl.Events.from_dense(torch.eye(3).unsqueeze(1)).channel
         tensor([0, 1, 2])
         """
         if raster.ndim < 2:
@@ -137,7 +138,8 @@ class Events:
         Raises:
             ValueError: a sample is no such tuple, only some samples have values, or an index is out of range.
 
-        >>> Events.from_lists([([0, 3], [1, 1]), ([], [])], steps=4, channels=2).counts()
+        >>> import torch, spikeloom as sl
+        >>> sl.Events.from_lists([([0, 3], [1, 1]), ([], [])], steps=4, channels=2).counts()
         tensor([2, 0])
         """
         parts = [tuple(sample) for sample in samples]
@@ -165,8 +167,9 @@ class Events:
     def concatenate(parts: Sequence[Events]) -> Events:
         """The samples of several batches as one batch. All must agree in T, N and device, or `ValueError` is raised.
 
-        >>> one = Events.from_coordinates([0], [0], [1], shape=(4, 1, 2))
-        >>> Events.concatenate([one, one]).shape
+        >>> import torch, spikeloom as sl
+        >>> one = sl.Events.from_coordinates([0], [0], [1], shape=(4, 1, 2))
+        >>> sl.Events.concatenate([one, one]).shape
         torch.Size([4, 2, 2])
         """
         parts = list(parts)
@@ -326,7 +329,8 @@ class Events:
     def with_channels(self, *axes: int) -> Events:
         """The same events seen with other channel axes N of the same total size.
 
-        >>> Events.from_dense(torch.ones(1, 1, 2, 3)).with_channels(6).shape
+        >>> import torch, spikeloom as sl
+        >>> sl.Events.from_dense(torch.ones(1, 1, 2, 3)).with_channels(6).shape
         torch.Size([1, 1, 6])
         """
         if math.prod(axes) != math.prod(self._shape[2:]):

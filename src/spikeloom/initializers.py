@@ -31,9 +31,8 @@ def scaled_normal_(weight: Tensor, gain: float = 1.0, *, generator: torch.Genera
     Raises:
         ValueError: a weight with fewer than two axes or no inputs, or a negative gain.
 
-    >>> import torch
-    >>> from spikeloom import initializers
-    >>> weight = initializers.scaled_normal_(torch.empty(1000, 100), gain=5.0)
+    >>> import torch, spikeloom as sl
+    >>> weight = sl.initializers.scaled_normal_(torch.empty(1000, 100), gain=5.0)
     >>> bool(0.49 < weight.std() < 0.51)
     True
 
@@ -58,9 +57,8 @@ def scaled_uniform_(weight: Tensor, gain: float = 1.0, *, generator: torch.Gener
     Raises:
         ValueError: a weight with fewer than two axes or no inputs, or a negative gain.
 
-    >>> import torch
-    >>> from spikeloom import initializers
-    >>> weight = initializers.scaled_uniform_(torch.empty(1000, 100))
+    >>> import torch, spikeloom as sl
+    >>> weight = sl.initializers.scaled_uniform_(torch.empty(1000, 100))
     >>> bool(weight.abs().max() <= 0.1)
     True
 
@@ -114,9 +112,8 @@ def fluctuation_driven_(
             for, or per-neuron time constants that differ within one output channel.
 
     >>> import torch, spikeloom as sl
-    >>> from spikeloom import initializers
     >>> layer = sl.Layer(torch.nn.Linear(100, 1000, bias=False), sl.CubaLIF(1000, tau_mem=20e-3, tau_syn=5e-3))
-    >>> weight = initializers.fluctuation_driven_(layer, rate=10.0).connection.weight
+    >>> weight = sl.initializers.fluctuation_driven_(layer, rate=10.0).connection.weight
     >>> round(weight.std().item(), 1)  # sqrt(1 / (100 * 10 * E2)), E2 = 5e-3^2 / (2 * 25e-3)
     1.4
 

@@ -41,9 +41,8 @@ def spike_count_mse(
     Raises:
         ValueError: shapes that do not fit, or labels out of range.
 
-    >>> import torch
-    >>> from spikeloom import losses
-    >>> losses.spike_count_mse(torch.ones(10, 1, 2), torch.tensor([0]), true_count=10, false_count=7)
+    >>> import torch, spikeloom as sl
+    >>> sl.losses.spike_count_mse(torch.ones(10, 1, 2), torch.tensor([0]), true_count=10, false_count=7)
     tensor(4.5000)
 
     Source: Shrestha & Orchard, NeurIPS 2018 (SLAYER), arXiv:1810.08646.
@@ -71,9 +70,8 @@ def per_step_cross_entropy(membrane: Tensor, labels: Tensor, lengths: Tensor | N
     Raises:
         ValueError: shapes that do not fit, labels out of range, or no valid step at all.
 
-    >>> import torch
-    >>> from spikeloom import losses
-    >>> losses.per_step_cross_entropy(torch.zeros(5, 2, 4), torch.tensor([0, 3]))  # ln 4
+    >>> import torch, spikeloom as sl
+    >>> sl.losses.per_step_cross_entropy(torch.zeros(5, 2, 4), torch.tensor([0, 3]))  # ln 4
     tensor(1.3863)
     """
     _check_classes(membrane)
@@ -125,9 +123,8 @@ def van_rossum_distance(
     Raises:
         ValueError: different shapes, tau or dt of 0 or less, another reduction.
 
-    >>> import torch
-    >>> from spikeloom import losses
-    >>> losses.van_rossum_distance(torch.eye(3).unsqueeze(1), torch.zeros(3, 1, 3), tau=10e-3, dt=1e-3)
+    >>> import torch, spikeloom as sl
+    >>> sl.losses.van_rossum_distance(torch.eye(3).unsqueeze(1), torch.zeros(3, 1, 3), tau=10e-3, dt=1e-3)
     tensor(0.5000)
 
     Source: van Rossum, Neural Computation 13 (2001), doi:10.1162/089976601300014321.
@@ -189,10 +186,9 @@ def time_to_first_spike_cross_entropy(
         ValueError: shapes that do not fit, labels out of range, a tau of 0 or less, or a trial over 80 tau1 long, for
             which the second term overflows.
 
-    >>> import torch
-    >>> from spikeloom import losses
+    >>> import torch, spikeloom as sl
     >>> silent = torch.zeros(30, 1, 3)
-    >>> losses.time_to_first_spike_cross_entropy(silent, torch.tensor([1]), dt=1e-3, alpha=0.0)  # ln 3
+    >>> sl.losses.time_to_first_spike_cross_entropy(silent, torch.tensor([1]), dt=1e-3, alpha=0.0)  # ln 3
     tensor(1.0986)
 
     Source: Wunderlich & Pehle, Sci. Rep. 11 (2021), doi:10.1038/s41598-021-91786-z.

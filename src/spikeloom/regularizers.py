@@ -41,11 +41,12 @@ def firing_lower_bound(
     Raises:
         ValueError: another `per` or `norm`, a negative bound, or what `decoding.spike_count` refuses.
 
-    >>> import torch
-    >>> from spikeloom import regularizers
+    >>> import torch, spikeloom as sl
     >>> spikes = torch.tensor([4.0, 0.0]).expand(1, 1, 2)
-    >>> regularizers.firing_lower_bound(spikes, 1.0), regularizers.firing_lower_bound(spikes, 1.0, per="population")
-    (tensor(0.5000), tensor(0.))
+    >>> sl.regularizers.firing_lower_bound(spikes, bound=1.0)
+    tensor(0.5000)
+    >>> sl.regularizers.firing_lower_bound(spikes, bound=1.0, per="population")
+    tensor(0.)
 
     Source: Rossbroich, Gygax & Zenke, Neuromorph. Comput. Eng. 2 (2022), doi:10.1088/2634-4386/ac97bb (strength 100,
     bound 1e-3, norm 2, per neuron).
@@ -80,9 +81,8 @@ def firing_upper_bound(
     Raises:
         ValueError: another `per` or `norm`, a negative bound, or what `decoding.spike_count` refuses.
 
-    >>> import torch
-    >>> from spikeloom import regularizers
-    >>> regularizers.firing_upper_bound(torch.ones(10, 4, 5), bound=7.0, strength=0.1, norm=2)
+    >>> import torch, spikeloom as sl
+    >>> sl.regularizers.firing_upper_bound(torch.ones(10, 4, 5), bound=7.0, strength=0.1, norm=2)
     tensor(0.9000)
 
     Source: as `firing_lower_bound` (strength 0.06 to 0.1, bound 4 to 7, norm 2, per population).
@@ -109,9 +109,8 @@ def parameter_bounds(value: Tensor, low: float | None = None, high: float | None
     Raises:
         ValueError: no bound, low >= high, or a single bound of 0, which has no size to measure by.
 
-    >>> import torch
-    >>> from spikeloom import regularizers
-    >>> regularizers.parameter_bounds(torch.tensor([5e-3, 20e-3]), low=10e-3)
+    >>> import torch, spikeloom as sl
+    >>> sl.regularizers.parameter_bounds(torch.tensor([5e-3, 20e-3]), low=10e-3)
     tensor(0.1250)
     """
     if low is None and high is None:
