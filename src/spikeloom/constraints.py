@@ -87,8 +87,8 @@ def between(low: float, high: float, *, logarithmic: bool = False) -> Constraint
 
     >>> import spikeloom as sl
     >>> slow = sl.Param(20e-3, unit="s", constraint=sl.between(11e-3, 1.0, logarithmic=True))
-    >>> sl.LIF(10, tau_mem=slow, learn="tau_mem").tau_mem.shape
-    torch.Size([10])
+    >>> round(sl.LIF(10, tau_mem=slow, learn="tau_mem").tau_mem.item(), 6)
+    0.02
     """
     if not low < high:
         raise ValueError(f"between({low}, {high}) is empty; expected low < high.")

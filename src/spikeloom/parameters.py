@@ -22,7 +22,8 @@ class Param:
     tensor without bounds, whose zero is the initial value and whose unit is a well-scaled move.
 
     Args:
-        default: a number, a tensor that broadcasts to the neuron's shape, or a distribution sampled at construction.
+        default: a number, shared by all neurons of the layer; a tensor that broadcasts to the neuron's shape; or a
+            distribution, sampled for each neuron at construction.
         unit: unit in which the value is declared, "" where it has none.
         constraint: the range that the value never leaves (`positive`, `between(low, high)`, `unit_interval`,
             `time_constant`, default none).
@@ -152,7 +153,7 @@ class ParameterValue(nn.Module):
         return f"{'learned, initially ' if self.learned else ''}{span}{unit}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> "ParameterValue":
-        # .to(dtype) is for what the optimiser sees; the value itself stays float64, or 20 ms would become 20.0000003 ms.
+        # .to(dtype) is for what the optimiser sees; the value stays float64, or 20 ms would become 20.0000003 ms.
         kept = self.initial
         super()._apply(fn, recurse)
         if not self.initial.is_meta and not kept.is_meta:

@@ -129,7 +129,7 @@ class ATan(Surrogate):
 
 @dataclass(frozen=True)
 class Sigmoid(Surrogate):
-    """4 sigma(y) (1 - sigma(y)), the derivative of the logistic function scaled to a peak of 1. Default: width 1 / 4."""
+    """4 sigma(y) (1 - sigma(y)), the logistic function's derivative scaled to a peak of 1. Default: width 1 / 4."""
 
     width: float = 0.25
 
@@ -181,7 +181,7 @@ class Gaussian(Surrogate):
 
 @dataclass(frozen=True)
 class MultiGaussian(Surrogate):
-    """A Gaussian with negative flanks, scaled to a peak of 1. Yin, Corradi & Bohte 2021, doi:10.1038/s42256-021-00397-w.
+    """A Gaussian with negative flanks, scaled to a peak of 1. Yin et al. 2021, doi:10.1038/s42256-021-00397-w.
 
         (1 + h) N(y | 0, 1) - h N(y | 1, s^2) - h N(y | -1, s^2)
 

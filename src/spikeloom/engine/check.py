@@ -12,9 +12,10 @@ from ..surrogates import SuperSpike
 
 # Not elementwise by their tag, yet they mix no lanes.
 HARMLESS = {
-    "detach", "alias", "clone", "_to_copy", "copy_", "lift_fresh", "lift_fresh_copy", "expand", "view", "unsqueeze", "reshape",
-    "zeros_like", "ones_like", "full_like", "empty_like", "full", "zeros", "ones", "scalar_tensor", "_unsafe_view",
-}  # fmt: skip
+    *("detach", "alias", "clone", "_to_copy", "copy_", "lift_fresh", "lift_fresh_copy"),
+    *("expand", "view", "_unsafe_view", "reshape", "unsqueeze"),
+    *("zeros_like", "ones_like", "full_like", "empty_like", "full", "zeros", "ones", "scalar_tensor"),
+}
 _checked: "weakref.WeakKeyDictionary[type, set[Any]]" = weakref.WeakKeyDictionary()
 
 
@@ -50,13 +51,13 @@ def check_step(neuron: Neuron) -> None:
     name = kind.__name__
     with torch.no_grad():
         found = neuron.rounded_coefficients(torch.float32)
-        # One number for each coefficient, whatever its shape: the two lanes then differ by nothing but their own values.
+        # One number for each coefficient, whatever its shape: the two lanes then differ by their own values alone.
         c = type(found)(*(v.flatten()[0].cpu() if isinstance(v, torch.Tensor) else v for v in found))
         lanes = torch.tensor([0.3, 0.6])
         kept = {"refractory": torch.zeros(2)} if neuron.refractory else {}
         z = kind.state_type(**{s: lanes + 0.1 * k for k, s in enumerate(neuron.declared_states)}, **kept)
         fire = neuron.new_fire(c, z, SuperSpike(), flow)
-        x = neuron.fill_ports({port: lanes * 2 for port in (*neuron.ports, *neuron.noises)})
+        x = neuron.fill_ports(dict.fromkeys((*neuron.ports, *neuron.noises), lanes * 2))
         with _Elementwise(name):
             result = neuron.step(c, z, x, fire)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):

@@ -19,7 +19,7 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: Edge) -> Pass
         inputs: dict[str, Any] = {name: row[t] for name, row in rows.items()}
         recurrent = state.recurrent
         if loop.feedback is not None:
-            fed, recurrent = loop.feedback.call(_present(state.feedback), recurrent)
+            fed, recurrent = loop.feedback.call(state.feedback, recurrent)
             port = loop.feedback.port
             inputs[port] = inputs[port] + fed if port in inputs else fed
         output, neuron, fire = loop.neuron.advance(loop.coefficients, state.neuron, inputs, loop.surrogate, edge)
@@ -27,9 +27,9 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: Edge) -> Pass
             output = torch.where(alive[t], output, torch.zeros_like(output))
             neuron = type(neuron)(*(_hold(alive[t], new, old) for new, old in zip(neuron, state.neuron, strict=True)))
         output = output.to(loop.output_dtype)
-        fed_back = None
+        fed_back: Any = ()
         if loop.feedback is not None:
-            fed_back = output if alive is None else torch.where(alive[t], output, _present(state.feedback))
+            fed_back = output if alive is None else torch.where(alive[t], output, state.feedback)
         state = LoopState(neuron, fed_back, recurrent)
         outputs.append(output)
         for name, kept in records.items():
@@ -43,8 +43,8 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: Edge) -> Pass
     )
 
 
-def _hold(alive: Tensor, new: Tensor | None, old: Tensor | None) -> Tensor | None:
-    return None if new is None or old is None else torch.where(alive, new, old)
+def _hold(alive: Tensor, new: Any, old: Any) -> Any:
+    return torch.where(alive, new, old) if isinstance(new, Tensor) else new
 
 
 def _pick(name: str, loop: Loop, inputs: dict[str, Any], output: Tensor, neuron: Any, fire: Any) -> Tensor:
@@ -56,11 +56,6 @@ def _pick(name: str, loop: Loop, inputs: dict[str, Any], output: Tensor, neuron:
         port = loop.neuron.default_port
         return inputs[port] if port in inputs else torch.zeros_like(output)
     return getattr(neuron, name)
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
 
 
 def _device(state: LoopState) -> torch.device:

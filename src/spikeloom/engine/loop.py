@@ -15,8 +15,8 @@ class LoopState(NamedTuple):
     """What is carried from step to step: the neuron's state and what its own output feeds back."""
 
     neuron: Any
-    feedback: Tensor | None = None
-    recurrent: Any = None
+    feedback: Any = ()
+    recurrent: Any = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Random numbers from a counter: the same whichever engine draws them, in whatever order, however often.
 
-Philox 4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405) with the counter (lane, step, layer, which) and the seed as
-its key. A lane is the position of a neuron in the flattened [B, *N].
+Philox 4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405) with the counter (lane, step, layer, which) and the
+seed as its key. A lane is the position of a neuron in the flattened [B, *N].
 """
 
 import math

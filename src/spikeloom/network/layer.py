@@ -12,16 +12,19 @@ from ..engine.noise import normal
 from ..neurons import Neuron
 from ..surrogates import Smooth, SpikeFunction, SuperSpike, Surrogate
 from .context import ACTIVE, Context, fresh_seed
-from .modules import apply, has_memory
+from .modules import absent, apply, has_memory
 
 
 class LayerState(NamedTuple):
-    """State of a layer: its neuron's, the last output (where it is fed back), and its connections' (with memory)."""
+    """State of a layer: its neuron's, the last output (where it is fed back), and its connections' (with memory).
+
+    What a layer does not have is ().
+    """
 
     neuron: Any
-    feedback: Tensor | None = None
-    recurrent: Any = None
-    connection: Any = None
+    feedback: Any = ()
+    recurrent: Any = ()
+    connection: Any = ()
 
 
 class Layer(nn.Module):
@@ -82,8 +85,7 @@ class Layer(nn.Module):
         self.connection = nn.ModuleDict(dict(connection)) if isinstance(connection, Mapping) else connection
         self.neuron, self.recurrent = neuron, recurrent
         self.port, self.recurrent_port = port or neuron.default_port, recurrent_port or neuron.default_port
-        fed = list(self.connection) if isinstance(self.connection, nn.ModuleDict) else [self.port]
-        for name in (*fed, self.recurrent_port):
+        for name in (*self._modules_by_port(), self.recurrent_port):
             self._check_port(name)
         if not self_connections and not isinstance(recurrent, nn.Linear):
             raise ValueError(
@@ -105,7 +107,7 @@ class Layer(nn.Module):
         state = context.states.get(path) if state is None else state
         if state is not None and not isinstance(state, LayerState):
             raise TypeError(f"got {_name(state)} as state; expected the state that an earlier call returned, or None.")
-        inputs, connection_state = self._connect(x, state.connection if state is not None else None)
+        inputs, connection_state = self._connect(x, state.connection if state is not None else ())
         first = next(iter(inputs.values()))
         steps, shape = first.shape[0], tuple(first.shape[1:])
         dtype = torch.promote_types(first.dtype, torch.float32)
@@ -138,30 +140,23 @@ class Layer(nn.Module):
 
     def _connect(self, x: Any, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Input of each port [T, B, *N], and the connections' states."""
-        if isinstance(self.connection, nn.ModuleDict):
-            given = x if isinstance(x, Mapping) else dict.fromkeys(self.connection, x)
-            pairs = {
-                port: apply(
-                    self.connection[port] if port in self.connection else None, given[port], (state or {}).get(port)
-                )
-                for port in given
-            }
-            inputs, states = (
-                {p: y for p, (y, _) in pairs.items()},
-                {p: s for p, (_, s) in pairs.items() if s is not None},
-            )
-        elif isinstance(x, Mapping):
-            ports = {port: apply(self.connection if port == self.port else None, y, state) for port, y in x.items()}
-            inputs, states = {p: y for p, (y, _) in ports.items()}, ports[self.port][1] if self.port in ports else None
-        else:
-            y, states = apply(self.connection, x, state)
-            inputs = {self.port: y}
+        modules = self._modules_by_port()
+        given = x if isinstance(x, Mapping) else dict.fromkeys(modules, x)
+        before = state or {}
+        pairs = {port: apply(modules.get(port), y, before.get(port, ())) for port, y in given.items()}
+        inputs = {port: y for port, (y, _) in pairs.items()}
+        states = {port: after for port, (_, after) in pairs.items() if not absent(after)}
         if not inputs:
             raise ValueError("Layer got an empty dictionary of inputs; expected {port: tensor}.")
         for port, y in inputs.items():
             self._check_port(port)
             self._check_shape(y, next(iter(inputs.values())))
-        return inputs, states or None
+        return inputs, states or ()
+
+    def _modules_by_port(self) -> dict[str, nn.Module | None]:
+        if isinstance(self.connection, nn.ModuleDict):
+            return dict(self.connection.items())
+        return {self.port: self.connection}
 
     def _check_port(self, port: str) -> None:
         if port not in self.neuron.ports:
@@ -185,14 +180,13 @@ class Layer(nn.Module):
         if state is None:
             return fresh
         for name, old, new in zip(fresh._fields, state.neuron, fresh, strict=True):
-            if (old is None) != (new is None) or (old is not None and old.shape != new.shape):
-                got = "nothing" if old is None else f"shape {tuple(old.shape)}"
-                expected = "nothing" if new is None else f"shape {tuple(new.shape)}"
+            got, expected = (f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else "nothing" for s in (old, new))
+            if got != expected:
                 raise ValueError(
-                    f"got a state whose {name} has {got}; expected {expected} for this input. Pass the state of the same batch, "
-                    "or None to start afresh."
+                    f"got a state whose {name} has {got}; expected {expected} for this input. "
+                    "Pass the state of the same batch, or None to start afresh."
                 )
-        return type(fresh)(*(None if o is None else o.to(n.dtype) for o, n in zip(state.neuron, fresh, strict=True)))
+        return type(fresh)(*(o.to(n.dtype) if isinstance(o, Tensor) else o for o, n in zip(state.neuron, fresh, strict=True)))
 
     def _feedback(
         self, state: LayerState | None, neuron: Any, shape: tuple[int, ...], dtype: torch.dtype, device: Any
@@ -200,10 +194,9 @@ class Layer(nn.Module):
         module = self.recurrent
         if module is None:
             return None, LoopState(neuron)
-        last = state.feedback if state is not None else None
-        last = torch.zeros(shape, dtype=dtype, device=device) if last is None else last.to(dtype)
-        memory = state.recurrent if state is not None else None
-        if has_memory(module) and memory is None:
+        last = state.feedback.to(dtype) if state is not None else torch.zeros(shape, dtype=dtype, device=device)
+        memory = state.recurrent if state is not None else ()
+        if has_memory(module) and state is None:
             memory = module.initial_state(last[None])  # type: ignore[operator]
         weight = None
         if not self.self_connections:
@@ -219,9 +212,8 @@ class Layer(nn.Module):
             else:
                 fed = module(output)
             if fed.shape != output.shape:
-                raise ValueError(
-                    f"the recurrent connection maps {tuple(output.shape)} to {tuple(fed.shape)}; expected the same shape."
-                )
+                shapes = f"{tuple(output.shape)} to {tuple(fed.shape)}"
+                raise ValueError(f"the recurrent connection maps {shapes}; expected the same shape.")
             return fed, memory
 
         return Feedback(call, self.recurrent_port), LoopState(neuron, last, memory)
@@ -229,7 +221,7 @@ class Layer(nn.Module):
     def _alive(self, lengths: Tensor | None, first: Tensor, connection_state: Any) -> Tensor | None:
         if lengths is None:
             return None
-        if connection_state is not None or (self.recurrent is not None and has_memory(self.recurrent)):
+        if not absent(connection_state) or (self.recurrent is not None and has_memory(self.recurrent)):
             raise ValueError(
                 "lengths= does not reach into a connection with memory; run samples of one length together."
             )
@@ -237,7 +229,7 @@ class Layer(nn.Module):
         lengths = torch.as_tensor(lengths, device=first.device)
         if lengths.shape != (batch,) or lengths.is_floating_point() or bool(((lengths < 0) | (lengths > steps)).any()):
             raise ValueError(
-                f"got lengths {lengths.tolist()}; expected {batch} whole numbers from 0 to {steps}, one for each sample."
+                f"got lengths {lengths.tolist()}; expected {batch} whole numbers from 0 to {steps}, one a sample."
             )
         alive = torch.arange(steps, device=first.device)[:, None] < lengths
         return alive.reshape(steps, batch, *(1,) * (first.dim() - 2))

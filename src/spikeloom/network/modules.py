@@ -14,18 +14,23 @@ def has_memory(module: nn.Module) -> bool:
     return hasattr(module, "initial_state")
 
 
-def apply(module: nn.Module | None, x: Any, state: Any = None) -> tuple[Any, Any]:
+def absent(state: Any) -> bool:
+    """Whether a state is the () that stands for none."""
+    return isinstance(state, tuple) and len(state) == 0
+
+
+def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
     """A module on [T, B, ...]: one with memory is given its state, one that says `over_time = True` sees the time axis,
     and any other sees time and batch folded into one, as torch's modules expect."""
     x = densify(x, module)
     if module is None:
-        return x, None
+        return x, ()
     if has_memory(module):
-        return module(x, module.initial_state(x) if state is None else state)  # type: ignore[operator]
+        return module(x, module.initial_state(x) if absent(state) else state)  # type: ignore[operator]
     if getattr(module, "over_time", False):
-        return module(x), None
+        return module(x), ()
     check_input(module, x)
-    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2]), None
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2]), ()
 
 
 def densify(x: Any, module: nn.Module | None) -> Tensor:
@@ -61,8 +66,8 @@ def check_input(module: nn.Module, x: Tensor) -> None:
 class Dropout(nn.Module):
     """Dropout on [T, B, *N] with one mask for all steps, so that a dropped synapse or neuron is silent throughout.
 
-    In training, y = x m / (1 - p) with m ~ Bernoulli(1 - p) for each of [B, *N], or for each of [T, B, *N] where not shared;
-    in evaluation, y = x.
+    In training, y = x m / (1 - p) with m ~ Bernoulli(1 - p) for each of [B, *N], or for each of [T, B, *N] where not
+    shared; in evaluation, y = x.
 
     Args:
         p: probability of dropping, 0 <= p < 1.

@@ -61,7 +61,7 @@ def run(
             the layers' states are then threaded by their paths.
         inputs: what the network takes, a tensor [T, B, ...] or `Events`.
         state: the state of an earlier run, or None.
-        lengths: steps of each sample, whole numbers [B]: past its end a sample's state stands still and its output is 0.
+        lengths: steps of each sample, whole numbers [B]: past its end its state stands still and its output is 0.
         record: names to record in every layer that has them ("v", "i", "spikes", "output", "input", "v_before_reset"),
             or single ones by path ("0.v").
         gradient: gradient rule (default `BPTT()`).

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from ..neurons import Neuron
 from ..neurons.neuron import DEFAULT_DT, check_dt
 from .layer import Layer
-from .modules import apply, has_memory
+from .modules import absent, apply, has_memory
 
 
 class Sequential(nn.Module):
     """Modules in a row: layers, neurons (which become layers without a connection), and any torch module.
 
-    Stateless torch modules (`nn.Conv2d`, `nn.BatchNorm2d`, `nn.Flatten`, ...) see time and batch folded together; a module
-    with `initial_state(x)` and `forward(x, state) -> (y, state)` is given its state; one that holds layers inside must be
-    called like a layer, `y, state = module(x, state)`.
+    Stateless torch modules (`nn.Conv2d`, `nn.BatchNorm2d`, `nn.Flatten`, ...) see time and batch folded together; a
+    module with `initial_state(x)` and `forward(x, state) -> (y, state)` is given its state; one that holds layers
+    inside must be called like a layer, `y, state = module(x, state)`.
 
     Called like `torch.nn.LSTM`: `output, state = net(input, state)`.
 
@@ -26,7 +26,7 @@ class Sequential(nn.Module):
         dt: time step in s of all neurons inside (default: the one they were given, or 1e-3).
 
     Returns:
-        From a call: the output [T, B, ...] and a tuple with the state of each module (None for a stateless one).
+        From a call: the output [T, B, ...] and a tuple with the state of each module (() for a stateless one).
 
     Raises:
         TypeError, ValueError: something that is no module, neurons with different dt, a state of another network.
@@ -34,7 +34,7 @@ class Sequential(nn.Module):
     >>> import torch, spikeloom as sl
     >>> from torch import nn
     >>> net = sl.Sequential(
-    ...     nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), sl.LIF(), nn.Flatten(), sl.Layer(nn.Linear(144, 10), sl.LI(10)), dt=1e-3
+    ...     nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), sl.LIF(), nn.Flatten(), sl.Layer(nn.Linear(144, 10), sl.LI(10))
     ... )
     >>> v, state = net(torch.rand(5, 2, 1, 8, 8))
     >>> v.shape
@@ -68,7 +68,7 @@ class Sequential(nn.Module):
                 f"{len(modules)} modules; expected the state that an earlier call of this network returned."
             )
         states = []
-        for module, before in zip(modules, state or [None] * len(modules), strict=True):
+        for module, before in zip(modules, state if state is not None else [()] * len(modules), strict=True):
             x, after = call(module, x, before)
             states.append(after)
         return x, tuple(states)
@@ -91,10 +91,11 @@ class Sequential(nn.Module):
 
 def call(module: nn.Module, x: Any, state: Any) -> tuple[Any, Any]:
     """One module of a row, with its state."""
+    began = not absent(state)
     if isinstance(module, Layer | Sequential):
-        return module(x, state)
+        return module(x, state if began else None)
     if not has_memory(module) and any(isinstance(inner, Neuron) for inner in module.modules()):
-        result = module(x, state)
+        result = module(x, state if began else None)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
                 f"{type(module).__name__} holds spiking layers and returned {type(result).__name__}; "

@@ -17,6 +17,7 @@ from ..zero import ZERO
 
 DEFAULT_DT = 1e-3
 # Entries that the loop keeps beside the declared state: steps left in the refractory period, and the noise's clock.
+# What is not in use is (), which holds no tensors wherever a state is walked (None would count as a leaf).
 KEPT = ("refractory", "clock")
 
 
@@ -40,8 +41,9 @@ class Neuron(nn.Module):
         comparator: ">" (a neuron exactly at threshold does not fire) or ">=".
         learn: names of the parameters to train; an initial state is named `v_init`.
         dt: time step in s; the network's, where it stands in one.
-        **parameters: a value for any declared parameter: a number, a tensor that broadcasts to `shape`, a distribution
-            (`Normal`, `LogNormal`, `Uniform`), or a `Param` that also narrows its range.
+        **parameters: a value for any declared parameter: a number (one for the layer), a tensor that broadcasts to
+            `shape`, a distribution (`Normal`, `LogNormal`, `Uniform`; one for each neuron), or a `Param` that also
+            narrows its range.
 
     Raises:
         TypeError: an unknown parameter (the nearest name is given), or a declaration that cannot work.
@@ -262,7 +264,7 @@ class Neuron(nn.Module):
 
     def new_fire(self, c: Any, z: Any, surrogate: Any, edge: Callable[[Tensor], Tensor]) -> Fire:
         """A `Fire` for one step from state `z`."""
-        held = (z.refractory, getattr(z, self.membrane)) if z.refractory is not None else None
+        held = (z.refractory, getattr(z, self.membrane)) if self.refractory else None
         return Fire(
             surrogate,
             reset=self.reset,
@@ -279,11 +281,11 @@ class Neuron(nn.Module):
         """One step as a time loop takes it: ports filled, refractory period and clock kept."""
         fire = self.new_fire(c, z, surrogate, edge)
         output, new = self.step(c, z, self.fill_ports(inputs), fire)
-        if z.refractory is not None:
+        if self.refractory:
             assert fire.spikes is not None
             wait = torch.full_like(z.refractory, self.refractory)
             new["refractory"] = torch.where(fire.spikes > 0, wait, (z.refractory - 1).clamp(min=0))
-        if z.clock is not None:
+        if self.noises:
             new["clock"] = z.clock + 1
         return output, type(self).state_type(**new), fire
 
@@ -313,7 +315,7 @@ def _tuple_type(
     owner: type, attribute: str, suffix: str, names: tuple[str, ...], defaults: int = 0
 ) -> Callable[..., Any]:
     """A named tuple type that is an attribute of `owner`, so that pickle finds it there."""
-    kind = namedtuple(owner.__name__ + suffix, names, defaults=(None,) * defaults)  # type: ignore[misc]
+    kind = namedtuple(owner.__name__ + suffix, names, defaults=((),) * defaults)  # type: ignore[misc]
     kind.__module__, kind.__qualname__ = owner.__module__, f"{owner.__qualname__}.{attribute}"
     return kind
 
