@@ -41,6 +41,9 @@ def test_charging_latency_is_when_a_charged_membrane_reaches_the_threshold():
     events = encoding.latency(current, steps, threshold=theta, tau=tau, dt=dt)
     assert torch.equal(events.to_dense(torch.float64), expected)
     assert events.total == int(reached[-1].sum()) < 100
+    # The slowest currents that still fire, and the fastest that no longer do.
+    edge = theta / (1 - torch.exp(-torch.tensor([[98.5, 99.5, 100.5]], dtype=torch.float64) * dt / tau))
+    assert encoding.latency(edge, steps, threshold=theta, tau=tau, dt=dt).time.tolist() == [98, 99]
 
 
 @pytest.mark.parametrize("draw", ["bernoulli", "poisson"])

@@ -89,6 +89,13 @@ def test_an_integer_keeps_the_batch_axis_and_iteration_ends():
     assert Events.concatenate(list(events)).equal(events)
 
 
+def test_events_at_one_place_keep_their_order():
+    value = torch.arange(1000.0)
+    time = torch.arange(1000) % 2
+    events = coordinates(time, torch.zeros(1000).long(), torch.zeros(1000).long(), value, shape=(2, 1, 1))
+    assert torch.equal(events.value, torch.cat([value[::2], value[1::2]]))
+
+
 def test_concatenate_mixes_weighted_and_plain():
     plain, weighted = random_raster((4, 2, 3), 0.5), random_raster((4, 3, 3), 0.5, weighted=True)
     both = Events.concatenate([dense(plain), dense(weighted)])
@@ -145,7 +152,9 @@ def test_equal_tells_apart():
 
 def test_saving_without_unpickling_code():
     events = dense(random_raster((40, 50, 3), 0.4, weighted=True))
+    size = len(pickle.dumps(events))
     events.rows()
+    assert len(pickle.dumps(events)) == size  # rows that were made on the way are not saved
     sample = events[3]
     buffer = io.BytesIO()
     torch.save(sample, buffer)
@@ -204,7 +213,7 @@ LEARNED = torch.ones(1, 1, 1, requires_grad=True)
         (lambda: Events.concatenate([dense(torch.ones(t, 1, 1)) for t in (1, 2)]), ValueError, "agree in"),
         (lambda: dense(torch.ones(1, 2, 6)).with_channels(5), ValueError, r"\(6,\) cannot be seen as \(5,\)"),
         (lambda: dense(torch.ones(1, 2, 6))[2], IndexError, "out of range for a batch of 2"),
-        (lambda: dense(torch.ones(1, 2, 6))[[0, -3]], IndexError, "out of range for a batch of 2"),
+        (lambda: dense(torch.ones(1, 2, 6))[[0, -3]], IndexError, "Sample -3 is out of range"),
         (lambda: dense(torch.ones(1, 2, 6))[0.5], IndexError, "integer, a slice"),
         (lambda: dense(torch.ones(1, 2, 6))[torch.zeros(1, 1).long()], IndexError, "integer, a slice"),
         (lambda: dense(torch.ones(1, 2, 6))[torch.tensor([True])], IndexError, "mask over 2 samples"),

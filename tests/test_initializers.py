@@ -93,6 +93,15 @@ def test_recurrence_takes_its_share_of_the_variance():
     assert 399 * own_rate * (own**2).mean().item() * second == pytest.approx(share * 1.5**2, rel=0.02)
 
 
+def test_absent_self_connections_are_no_inputs():
+    def recurrent(self_connections):
+        layer = sl.Layer(nn.Linear(3, 4), sl.LIF(4), nn.Linear(4, 4), self_connections=self_connections)
+        initializers.fluctuation_driven_(layer, 10.0, generator=torch.Generator().manual_seed(0))
+        return layer.recurrent.weight
+
+    assert torch.allclose(recurrent(False), recurrent(True) * math.sqrt(4 / 3))
+
+
 def test_each_neuron_gets_weights_for_its_own_time_constants():
     torch.manual_seed(0)
     tau_mem = torch.tensor([5e-3, 20e-3, 80e-3])

@@ -288,8 +288,9 @@ class Events:
                 f"got shape {tuple(picked.shape)} of {picked.dtype}."
             )
         picked = picked.reshape(-1).long()
-        if int(picked.min()) < -len(self) or int(picked.max()) >= len(self):
-            raise IndexError(f"Sample {int(picked.max())} is out of range for a batch of {len(self)} samples.")
+        outside = picked[(picked < -len(self)) | (picked >= len(self))]
+        if len(outside):
+            raise IndexError(f"Sample {int(outside[0])} is out of range for a batch of {len(self)} samples.")
         return picked % len(self)
 
     def to_dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
