@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib
+import math
 import os
 import urllib.error
 import urllib.request
@@ -213,14 +214,15 @@ def test_rate_patterns_have_the_stated_rate_and_silent_half():
     counts = spikes.to_dense().sum(0).reshape(trials, 2, 10)
     chosen = counts[torch.arange(trials), labels]
     assert counts[torch.arange(trials), 1 - labels].sum() == 0
-    # Binomial: mean n p = 4 and variance n p (1 - p) a channel, n = 100, p = 0.04; 4,000 channels.
-    assert abs(chosen.mean().item() - 4) < 5 * (4 * 0.96 / 4000) ** 0.5
-    assert abs(chosen.var().item() - 3.84) < 0.4
+    # Binomial: mean n p and variance n p (1 - p) a channel, n = 100, p = 1 - exp(-0.04); 4,000 channels.
+    p = 1 - math.exp(-0.04)
+    assert abs(chosen.mean().item() - 100 * p) < 5 * (100 * p * (1 - p) / 4000) ** 0.5
+    assert abs(chosen.var().item() / (100 * p * (1 - p)) - 1) < 0.1
     assert labels.sum() == trials // 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"), [({"inputs": 7}, "even number"), ({"rate": 2000.0}, "2 spikes a step")]
+    ("arguments", "sentence"), [({"inputs": 7}, "even number"), ({"rate": -1.0}, "expected 0 or more")]
 )
 def test_rate_patterns_refuses(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -256,6 +258,14 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert torch.equal(epoch(0, 3), epoch(0, 3))
     orders = {tuple(epoch(seed, number).tolist()) for seed in range(4) for number in range(4)}
     assert len(orders) == 16
+
+
+def test_the_epoch_may_be_set_after_the_iterator_is_made():
+    loader = datasets.BatchLoader(torch.arange(50), torch.arange(50), 50, shuffle=True)
+    batches = iter(loader)
+    loader.sampler.set_epoch(3)
+    order = loader.sampler.order()
+    assert torch.equal(next(batches)[1], order)
 
 
 def test_transform_sees_each_batch():

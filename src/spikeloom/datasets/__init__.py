@@ -2,6 +2,8 @@
 
 from spikeloom.datasets.batches import BatchLoader as BatchLoader
 from spikeloom.datasets.batches import EpochSampler as EpochSampler
+from spikeloom.datasets.batches import mix as mix
+from spikeloom.datasets.digits import check_folds as check_folds
 from spikeloom.datasets.digits import digits as digits
 from spikeloom.datasets.idx import read_idx as read_idx
 from spikeloom.datasets.images import Images as Images

@@ -96,20 +96,26 @@ class BatchLoader:
         self.inputs, self.targets, self.batch_size, self.transform = inputs, targets, batch_size, transform
         self.input_axis, self.target_axis = input_axis, target_axis
         self.sampler = EpochSampler(samples, shuffle, seed)
+        self.batch_sampler = None  # as in a torch DataLoader that does not batch by itself; Lightning asks for it
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return math.ceil(self.sampler.samples / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Any, torch.Tensor]]:
+        # The order is asked for with the first batch, not with the iterator: Lightning sets the epoch in between.
         for index in self.sampler.order().split(self.batch_size):
-            if isinstance(self.inputs, Events):
-                inputs = self.inputs[index]
-            else:
-                inputs = self.inputs.index_select(self.input_axis, index)
-            if self.transform is not None:
-                inputs = self.transform(inputs)
-            yield inputs, self.targets.index_select(self.target_axis, index)
+            yield self.batch(index)
+
+    def batch(self, index: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """The inputs and targets of the samples that an int64 tensor [B] of indices picks."""
+        if isinstance(self.inputs, Events):
+            inputs = self.inputs[index]
+        else:
+            inputs = self.inputs.index_select(self.input_axis, index)
+        if self.transform is not None:
+            inputs = self.transform(inputs)
+        return inputs, self.targets.index_select(self.target_axis, index)
 
 
 def mix(seed: int, epoch: int) -> int:

@@ -32,11 +32,7 @@ def digits(train: bool = True, *, folds: int = 0, fold: int = 0) -> Images:
 
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, doi:10.24432/C50P49.
     """
-    if folds < 0 or folds == 1 or not 0 <= fold < max(folds, 1):
-        raise ValueError(
-            f"digits got folds={folds}, fold={fold}; expected folds=0 for the fixed split, or folds of 2 or more with "
-            "a fold from 0 to folds - 1, for example folds=5, fold=0."
-        )
+    check_folds(folds, fold)
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import StratifiedKFold, train_test_split
@@ -54,3 +50,16 @@ def digits(train: bool = True, *, folds: int = 0, fold: int = 0) -> Images:
         torch.from_numpy(pixels).float().reshape(-1, 8, 8) / 16
     )  # a pixel counts the dots, 0 to 16, of a 4 x 4 block
     return Images(images[index], torch.from_numpy(labels).long()[index], tuple("0123456789"))
+
+
+def check_folds(folds: int, fold: int) -> None:
+    """Raise ValueError, with a sentence, unless there is a part `fold` of `folds`.
+
+    >>> import spikeloom as sl
+    >>> sl.datasets.check_folds(5, 4)
+    """
+    if folds < 0 or folds == 1 or not 0 <= fold < max(folds, 1):
+        raise ValueError(
+            f"digits got folds={folds}, fold={fold}; expected folds=0 for the fixed split, or folds of 2 or more with "
+            "a fold from 0 to folds - 1, for example folds=5, fold=0."
+        )

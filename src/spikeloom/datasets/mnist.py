@@ -120,6 +120,11 @@ def fashion_mnist(data_dir: str | Path | None = None, train: bool = True, *, dow
     return _load(FASHION_MNIST, data_dir, train, download)
 
 
+def required(source: _Source) -> list[str]:
+    """The names of a data set's four files."""
+    return list(source.md5)
+
+
 def find(source: _Source, name: str, directories: list[Path]) -> Path | None:
     """The first existing path of one of a data set's files, plain or compressed; None if there is none."""
     names = (name, f"{name}.gz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from spikeloom.events import Events
@@ -18,8 +20,8 @@ def rate_patterns(
     """Draw trials of a two-class task: which half of the inputs is active?
 
     In trials of class 0 the first half of the inputs fires, in those of class 1 the second half; the rest is silent.
-    Active inputs fire independently at each step with the probability p = rate dt: a Poisson process in steps of dt.
-    The classes alternate, so that every second trial is of class 1.
+    Active inputs are Poisson processes, seen in steps of dt: each fires in a step with P = 1 - exp(-rate dt), as in
+    `spikeloom.encoding.poisson`. The classes alternate, so that every second trial is of class 1.
 
     Arguments:
         trials: number of trials B.
@@ -33,7 +35,7 @@ def rate_patterns(
         Events [steps, trials, inputs] and the int64 labels [trials].
 
     Raises:
-        ValueError: if `inputs` is odd or not positive, or rate dt is not between 0 and 1.
+        ValueError: if `inputs` is odd or not positive, or the rate is negative.
 
     >>> import torch, spikeloom as sl
     >>> spikes, labels = sl.datasets.rate_patterns(4, generator=torch.Generator().manual_seed(0))
@@ -44,12 +46,9 @@ def rate_patterns(
     """
     if inputs < 2 or inputs % 2:
         raise ValueError(f"rate_patterns got inputs={inputs}; expected an even number, for each class has one half.")
-    probability = rate * dt
-    if not 0 <= probability <= 1:
-        raise ValueError(
-            f"rate_patterns got rate={rate} spikes per second with dt={dt} s, which is {probability:g} spikes a step; "
-            "expected between 0 and 1: lower the rate or the time step."
-        )
+    if not rate >= 0:
+        raise ValueError(f"rate_patterns got rate={rate} spikes per second; expected 0 or more, for example 10.0.")
+    probability = -math.expm1(-rate * dt)
     half = inputs // 2
     labels = torch.arange(trials) % 2
     time, trial, channel = (torch.rand(steps, trials, half, generator=generator) < probability).nonzero(as_tuple=True)

@@ -1,0 +1,78 @@
+"""Recipes: whole experiments that are known to work, one file each. `RECIPES` is the table of them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spikeloom.training.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One line of the table: where the recipe is, and what to expect. Its file is imported when it is called.
+
+    Arguments:
+        module: the module with the function, under ``spikeloom.recipes``.
+        function: the name of the function that returns the configuration.
+        summary: what it trains.
+        expected: the measured result, and the time it takes.
+        data: what it needs that does not come with the package; empty if nothing.
+    """
+
+    module: str
+    function: str
+    summary: str
+    expected: str
+    data: str = ""
+
+    def __call__(self) -> Experiment:
+        """The recipe's configuration, with its own settings."""
+        return getattr(importlib.import_module(f"spikeloom.recipes.{self.module}"), self.function)()
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(
+        module="digits",
+        function="digits",
+        summary="8 x 8 handwritten digits as first-spike times, 64-128-10, the demo",
+        expected="",
+    ),
+    "rate-patterns": Recipe(
+        module="rate_patterns",
+        function="rate_patterns",
+        summary="which half of 100 Poisson inputs is active? 100-2, read out from membranes or spikes",
+        expected="",
+    ),
+    "latency-mnist": Recipe(
+        module="latency_mnist",
+        function="latency_mnist",
+        summary="MNIST as first-spike times over 100 ms, 784-128-10",
+        expected="",
+        data="MNIST",
+    ),
+}
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ValueError: if there is none, naming the nearest one.
+
+    >>> from spikeloom.recipes import find
+    >>> find("digits").module
+    'digits'
+    >>> find("digit")
+    Traceback (most recent call last):
+    ValueError: There is no recipe 'digit'. Did you mean 'digits'? Recipes: digits, rate-patterns, latency-mnist.
+    """
+    key = name.replace("_", "-")
+    if key not in RECIPES:
+        near = difflib.get_close_matches(key, RECIPES, n=1, cutoff=0.5)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"There is no recipe '{name}'.{hint} Recipes: {', '.join(RECIPES)}.")
+    return RECIPES[key]

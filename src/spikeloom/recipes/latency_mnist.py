@@ -1,0 +1,94 @@
+"""MNIST as first-spike times: each pixel spikes at most once, the earlier the brighter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spikeloom import datasets, decoding, encoding, losses
+from spikeloom.network import Layer, Sequential
+from spikeloom.neurons import LI, CubaLIF
+from spikeloom.surrogates import SuperSpike
+from spikeloom.training.experiment import Experiment, Schedule, Splits
+
+
+@dataclass(kw_only=True)
+class LatencyMnist(Experiment):
+    """MNIST with one spike per pixel, 784-128-10, trained with surrogate gradients.
+
+    A pixel p in [0, 1) spikes at step floor((1 - p) T); pixels under the threshold stay silent. Spikes stay events from
+    the encoder to the network. The outputs are leaky integrators, and the class is the one that rises highest; with
+    loss_function=spike_count the outputs fire, with the target of SLAYER, 100 spikes for the right class and 10 for
+    the others, and the class is the one that fires most, which is the weaker recipe.
+
+    Arguments:
+        loss_function: "cross_entropy" of the highest membrane potentials, or "spike_count".
+        hidden: number of hidden neurons.
+        steps: time steps T of 1 ms.
+        threshold: pixels below it are silent.
+        tau_mem: membrane time constant of the hidden neurons in seconds.
+        tau_readout: time constant of the outputs in seconds.
+        width: width of the surrogate.
+    """
+
+    name: ClassVar[str] = "latency-mnist"
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 1e-2
+    schedule: Schedule = "cosine"
+
+    loss_function: Literal["cross_entropy", "spike_count"] = "cross_entropy"
+    hidden: int = 128
+    steps: int = 100
+    threshold: float = 0.25
+    tau_mem: float = 20e-3
+    tau_readout: float = 100e-3
+    width: float = 0.1
+
+    def network(self) -> nn.Module:
+        first, second = nn.Linear(784, self.hidden, bias=False), nn.Linear(self.hidden, 10, bias=False)
+        nn.init.normal_(first.weight, 0.0, 0.6)
+        nn.init.normal_(second.weight, 0.0, 0.3)
+        surrogate = SuperSpike(width=self.width)
+        hidden = CubaLIF(self.hidden, tau_mem=self.tau_mem, tau_syn=5e-3)
+        firing = self.loss_function == "spike_count"
+        output = CubaLIF(10, tau_mem=20e-3, tau_syn=5e-3) if firing else LI(10, tau_mem=self.tau_readout)
+        return Sequential(
+            Layer(first, hidden, surrogate=surrogate), Layer(second, output, surrogate=surrogate), dt=1e-3
+        )
+
+    def data(self, data_dir: str | Path | None = None) -> Splits:
+        train, held_out = datasets.mnist(data_dir, train=True), None
+        if self.validation:
+            train, held_out = train.hold_out(self.validation)
+        test = datasets.mnist(data_dir, train=False)
+        return Splits(
+            self._loader(train, shuffle=True),
+            self._loader(test),
+            self._loader(held_out) if held_out else None,
+            classes=test.classes,
+        )
+
+    def _loader(self, images: datasets.Images, shuffle: bool = False) -> datasets.BatchLoader:
+        spikes = encoding.latency(images.intensities.flatten(1), self.steps, threshold=self.threshold)
+        return datasets.BatchLoader(spikes, images.labels, self.batch_size, shuffle=shuffle, seed=self.seed)
+
+    def decode(self, output: Tensor) -> Tensor:
+        if self.loss_function == "spike_count":
+            return decoding.spike_count(output)
+        return decoding.max_over_time(output)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.loss_function == "spike_count":
+            return losses.spike_count_mse(output, target, true_count=100, false_count=10)
+        return F.cross_entropy(self.decode(output), target)
+
+
+def latency_mnist() -> LatencyMnist:
+    """The configuration of the recipe ``latency-mnist``."""
+    return LatencyMnist()

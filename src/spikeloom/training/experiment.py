@@ -1,0 +1,115 @@
+"""What to train: settings, data, network, loss and decoding in one dataclass. Recipes are its subclasses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from spikeloom.datasets.batches import BatchLoader
+
+Optimiser = Literal["adam", "adamw", "adamax", "sgd"]
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set: `train` to learn from, `validation` to choose settings by, `test` to look at once.
+
+    Arguments:
+        train: batches for learning, shuffled.
+        test: batches that nothing is chosen by.
+        validation: batches held out of the training data, or None.
+        classes: the names of the classes, or None if the task is not a classification.
+    """
+
+    train: BatchLoader
+    test: BatchLoader
+    validation: BatchLoader | None = None
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(kw_only=True)
+class Experiment(ABC):
+    """Everything that decides a training run. Subclass it with more settings and the four methods below.
+
+    Every field is a setting that the command line can override (``--set lr=0.01``); a field's type says how its text
+    is read, and a ``Literal`` lists its choices.
+
+    Arguments:
+        epochs: passes over the training data.
+        batch_size: samples in a batch.
+        lr: learning rate of the weights, at its highest.
+        time_constant_lr: learning rate of the neurons' own parameters; as `lr` if None.
+        weight_decay: weight decay, for weights only.
+        optimiser: which of torch's optimisers.
+        schedule: how the learning rate falls, batch by batch: not at all, as half a cosine wave or in a line to zero.
+        gradient_clip: the gradient's norm is cut to this; 0 for no limit.
+        validation: part of the training data to hold out, 0 for none. Choose settings by it, never by the test set.
+        patience: stop after so many epochs without a better validation loss; 0 to train for all epochs.
+        test: look at the test set, once, after the last epoch. Turn it off while choosing settings.
+        seed: fixes the initial weights, the order of the samples and all noise.
+        seeds: train so many times, with seed, seed + 1, ..., and report mean and spread.
+    """
+
+    name: ClassVar[str] = "experiment"
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 1e-3
+    time_constant_lr: float | None = None
+    weight_decay: float = 0.0
+    optimiser: Optimiser = "adam"
+    schedule: Schedule = "constant"
+    gradient_clip: float = 0.0
+    validation: float = 0.0
+    patience: int = 0
+    test: bool = True
+    seed: int = 0
+    seeds: int = 1
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network before training. Called after torch's generator is seeded with `seed`."""
+
+    @abstractmethod
+    def data(self, data_dir: str | Path | None = None) -> Splits:
+        """The data; files are looked for in `data_dir`, or where `spikeloom.datasets.data_directories` says."""
+
+    @abstractmethod
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """A scalar to make small, from the network's output [T, B, *N] and the batch's targets."""
+
+    def decode(self, output: torch.Tensor) -> torch.Tensor:
+        """Scores [B, classes], the highest of which is the prediction, from the network's output [T, B, classes]."""
+        return output.amax(0)
+
+    def trials(self) -> Sequence[tuple[str, Experiment]]:
+        """The runs that this experiment stands for, with a name each: one for each seed."""
+        if self.seeds == 1:
+            return [("", self)]
+        return [(f"seed-{s}", replace(self, seed=s, seeds=1)) for s in range(self.seed, self.seed + self.seeds)]
+
+    def check(self) -> None:
+        """Raise ValueError, with a sentence, if settings are out of range or do not go together."""
+        positive: dict[str, Any] = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "seeds": self.seeds,
+            "lr": self.lr,
+        }
+        for key, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"{self.name} got {key}={value}; expected a number above 0.")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"{self.name} got validation={self.validation}; expected a part from 0 to below 1.")
+        if self.patience and not self.validation:
+            raise ValueError(
+                f"{self.name} got patience={self.patience} without validation data: write validation=0.1 as well, "
+                "for the test set must not decide when to stop."
+            )

@@ -1,0 +1,30 @@
+"""Files that are whole or absent: written under another name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a file; whoever reads it meanwhile, or after an interruption, finds the old one or the new one.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
+    >>> write(path, "spikes")
+    >>> path.read_text()
+    'spikes'
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(data)
+    os.chmod(file.name, 0o644)  # a temporary file is readable by its owner alone
+    os.replace(file.name, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON."""
+    write(path, json.dumps(value, indent=2) + "\n")

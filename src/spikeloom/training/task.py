@@ -1,0 +1,135 @@
+"""The Lightning task: a network, a loss on its output, a decoding into scores, and an optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from spikeloom import parameter_groups
+
+OPTIMISERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+    "sgd": torch.optim.SGD,
+}
+
+# From the part of the training that is done, 0 to 1, to the part of the highest learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * min(done, 1))),
+    "linear": lambda done: max(1 - done, 0.0),
+}
+
+
+class Task(lightning.LightningModule):
+    """Train any network that maps x [T, B, *N] to its output, or to (output, state), as `Sequential` does.
+
+    Logs ``train_loss``, ``validation_loss`` and ``test_loss``, means over an epoch's samples, and for classifications
+    ``train_accuracy`` and so on: the part of the samples whose highest score is that of the target.
+
+    Arguments:
+        network: module that is called with a batch's inputs, a tensor [T, B, *N] or Events.
+        loss: function of (output [T, B, *N], targets) that gives a scalar.
+        decode: function of the output that gives scores [B, classes]; needed for classifications.
+        classes: number of classes; None if targets are not int64 class labels [B].
+        lr: learning rate of the weights, at its highest.
+        time_constant_lr: learning rate of the neurons' own parameters; as `lr` if None.
+        weight_decay: weight decay, for weights only.
+        optimiser: "adam", "adamw", "adamax" or "sgd".
+        schedule: "constant", "cosine" or "linear"; the rate changes after each batch.
+
+    Raises:
+        ValueError: if there is no such optimiser or schedule, or `classes` comes without `decode`.
+
+    Example (not run, for it trains)::
+
+        task = sl.training.Task(net, lambda v, y: F.cross_entropy(v.amax(0), y), lambda v: v.amax(0), classes=10)
+        lightning.pytorch.Trainer(max_epochs=10).fit(task, sl.datasets.BatchLoader(spikes, labels))
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        decode: Callable[[Tensor], Tensor] | None = None,
+        *,
+        classes: int | None = None,
+        lr: float = 1e-3,
+        time_constant_lr: float | None = None,
+        weight_decay: float = 0.0,
+        optimiser: str = "adam",
+        schedule: str = "constant",
+    ) -> None:
+        super().__init__()
+        for kind, value, table in (("optimiser", optimiser, OPTIMISERS), ("schedule", schedule, SCHEDULES)):
+            if value not in table:
+                raise ValueError(f"Task got {kind}='{value}'; expected one of {', '.join(table)}.")
+        if classes is not None and decode is None:
+            raise ValueError(
+                f"Task got classes={classes} but no decode: pass a function from the output [T, B, classes] to scores "
+                "[B, classes], for example decode=sl.decoding.max_over_time."
+            )
+        self.network, self.loss, self.decode, self.classes = network, loss, decode, classes
+        self.lr, self.time_constant_lr, self.weight_decay = lr, time_constant_lr, weight_decay
+        self.optimiser, self.schedule = optimiser, schedule
+        self.metrics = nn.ModuleDict()
+        if classes is not None:
+            for part in ("train", "validation", "test"):
+                self.metrics[f"{part}_accuracy"] = MulticlassAccuracy(classes, average="micro")
+            self.metrics["confusion"] = MulticlassConfusionMatrix(classes)
+
+    def forward(self, x: Any) -> Tensor:
+        """The network's output, without its state."""
+        result = self.network(x)
+        return result[0] if isinstance(result, tuple) else result
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        self._step(batch, "validation")
+
+    def test_step(self, batch: Any, index: int) -> None:
+        self._step(batch, "test")
+
+    def _step(self, batch: Any, part: str) -> Tensor:
+        x, target = batch
+        output = self(x)
+        loss = self.loss(output, target)
+        # The size is given because Events and time-first rasters do not have the batch on their first axis.
+        kind: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": output.shape[1]}
+        self.log(f"{part}_loss", loss.detach(), **kind)
+        if self.decode is not None and self.classes is not None:
+            scores = self.decode(output).detach()
+            accuracy = f"{part}_accuracy"
+            for name in (accuracy, "confusion") if part == "test" else (accuracy,):
+                metric = self.metrics[name]
+                assert isinstance(metric, Metric)
+                metric.update(scores, target)
+                if name == accuracy:
+                    self.log(accuracy, metric, **kind)
+        return loss
+
+    def confusion_matrix(self) -> Tensor | None:
+        """Counts [classes, classes], true class first, of the last test; None for other tasks."""
+        metric = self.metrics["confusion"] if self.classes is not None else None
+        return metric.compute().cpu() if isinstance(metric, Metric) else None
+
+    def configure_optimizers(self) -> Any:
+        groups = parameter_groups(
+            self.network, lr=self.lr, time_constant_lr=self.time_constant_lr, weight_decay=self.weight_decay
+        )
+        optimiser = OPTIMISERS[self.optimiser](groups, lr=self.lr)
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        factor = SCHEDULES[self.schedule]
+        # Batch by batch: Lightning steps an epoch's schedule only after the checkpoint of that epoch is written.
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: factor(step / steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

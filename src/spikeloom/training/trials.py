@@ -1,0 +1,92 @@
+"""Train an experiment in a directory: all its trials, their reports, and a summary."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from spikeloom.training.experiment import Experiment
+from spikeloom.training.files import write, write_json
+from spikeloom.training.fitting import fit
+from spikeloom.training.report import numbers, page, versions, write_report
+from spikeloom.training.settings import settings
+
+
+def train(
+    experiment: Experiment,
+    directory: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    device: str = "cpu",
+    console: Console | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train every trial of an experiment (its seeds or folds), and write a report for each and for all.
+
+    The same call goes on where an interrupted one stopped: finished trials are kept, and the one that was cut short
+    starts again with the epoch it was in; see `fit`.
+
+    Arguments:
+        experiment: what to train.
+        directory: where everything is written; with several trials, each has a directory of its own inside.
+        data_dir: where the data's files are.
+        device: "cpu" or "cuda".
+        console: prints the progress; None for silence.
+        command: the command that repeats the run, for the report.
+
+    Returns:
+        The metrics of the run, as in ``metrics.json``; with several trials, the mean of each number over the trials,
+        its standard deviation under ``NAME_std``, and the trials' own metrics under ``trials``.
+
+    Raises:
+        ValueError, KeyboardInterrupt: see `fit`.
+
+    Example (not run, for it trains)::
+
+        metrics = sl.training.train(Digits(epochs=5), "runs/mine")
+    """
+    experiment.check()
+    directory = Path(directory)
+    trials = experiment.trials()
+    results = []
+    for name, trial in trials:
+        place = directory / name
+        if (place / "metrics.json").exists():
+            results.append(json.loads((place / "metrics.json").read_text()))
+            continue
+        if name and console is not None:
+            console.print(f"[bold]{name}[/bold]")
+        fitted = fit(trial, place, data_dir=data_dir, device=device, console=console)
+        results.append(write_report(trial, fitted, place, command))
+    if len(trials) == 1:
+        return results[0]
+    table = settings(experiment)
+    metrics: dict[str, Any] = {"recipe": experiment.name, **summary(results), "settings": table, "versions": versions()}
+    metrics["command"] = command
+    metrics["trials"] = {name: result for (name, _), result in zip(trials, results)}
+    shown = numbers(metrics) | {name: _short(result) for name, result in metrics["trials"].items()}
+    write_json(directory / "metrics.json", metrics)
+    write(directory / "report.html", page(experiment.name, shown, table, [], command))
+    return metrics
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, float]:
+    """The mean over trials of each number that all of them have, and its sample standard deviation; seconds add up.
+
+    >>> summary([{"test_accuracy": 0.9, "seconds": 1.0}, {"test_accuracy": 0.8, "seconds": 2.0}])
+    {'test_accuracy': 0.85..., 'test_accuracy_std': 0.07..., 'seconds': 3.0}
+    """
+    found: dict[str, float] = {}
+    for name, first in results[0].items():
+        values = [result[name] for result in results if name in result]
+        if isinstance(first, float) and len(values) == len(results) and name != "seconds":
+            found |= {name: statistics.mean(values), f"{name}_std": statistics.stdev(values)}
+    return found | {"seconds": round(sum(result["seconds"] for result in results), 3)}
+
+
+def _short(result: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in numbers(result).items() if name.startswith(("test", "valid")))

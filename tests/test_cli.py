@@ -1,0 +1,223 @@
+"""The command line: exit codes, sentences, resuming, directories; run in this process with a small recipe."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+pytest.importorskip("lightning", reason="the command line trains with the extra spikeloom[train]")
+import lightning.pytorch as lightning
+
+from spikeloom import cli, recipes
+from spikeloom.training import fitting
+
+GO_ON = "Interrupted. Go on, from the start of this epoch, with: spikeloom train --resume"
+DIGITS = ["epochs=2", "hidden=8", "steps=5", "batch_size=512"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPIKELOOM_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def weights(directory):
+    return torch.load(directory / fitting.WEIGHTS, weights_only=True)
+
+
+def test_train_writes_a_run_and_prints_it(tmp_path, capfd):
+    assert cli.main(["train", "digits", "--set", *DIGITS, "--seed", "3", "--out", "here"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[0] == "digits in here"
+    assert [line[:11] for line in lines[1:3]] == ["epoch   1/2", "epoch   2/2"]
+    assert lines[-1].split() == ["report", "here/report.html"]
+    metrics = json.loads((tmp_path / "here/metrics.json").read_text())
+    assert 0 < metrics["test_accuracy"] < 1
+    assert metrics["epochs"] == 2
+    assert metrics["seed"] == 3
+    assert metrics["seconds"] > 0
+    assert metrics["command"] == f"spikeloom train digits --set {' '.join(DIGITS)} seed=3"
+    assert f"{100 * metrics['test_accuracy']:.2f} %" in out
+    assert {"torch", "python", "spikeloom", "lightning"} <= metrics["versions"].keys()
+
+
+def test_the_same_command_again_takes_a_sibling(tmp_path, capfd):
+    command = ["train", "digits", "--set", *DIGITS, "epochs=1", "--out", "here"]
+    assert [cli.main(command), cli.main(command), cli.main(command)] == [0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("here")) == [
+        "here",
+        "here-2",
+        "here-3",
+    ]
+    assert "here is in use, so this run goes to here-3." in capfd.readouterr().out
+    assert torch.equal(
+        weights(tmp_path / "here")["1.connection.weight"], weights(tmp_path / "here-3")["1.connection.weight"]
+    )
+
+
+def test_ctrl_c_and_resume(tmp_path, capfd, monkeypatch):
+    class Interrupt(lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if (trainer.current_epoch, batch_idx) == (1, 1):
+                raise KeyboardInterrupt
+
+    command = ["train", "digits", "--set", *DIGITS]
+    assert cli.main([*command, "--out", "whole"]) == 0
+    with monkeypatch.context() as patch:
+        seed = fitting.SeedEachEpoch
+        patch.setattr(fitting, "SpikeRasters", lambda *a: Interrupt())
+        assert cli.main([*command, "--out", "a cut"]) == 130
+        assert fitting.SeedEachEpoch is seed
+    assert capfd.readouterr().err == f"spikeloom: {GO_ON} 'a cut'\n"
+    assert not (tmp_path / "a cut/metrics.json").exists()
+    assert cli.main([*command, "--out", "a cut", "--epochs", "1"]) == 0
+    assert "It holds an unfinished run; to go on with that: spikeloom train --resume" in capfd.readouterr().out
+    assert cli.main(["train", "--resume", "a cut"]) == 0
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "a cut")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    one, two = (json.loads((tmp_path / d / "metrics.json").read_text()) for d in ("whole", "a cut"))
+    assert one | {"seconds": 0} == two | {"seconds": 0}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_real_signal_in_a_real_process(tmp_path):
+    command = [sys.executable, "-m", "spikeloom", "train", "digits", "--set", *DIGITS, "epochs=100000", "--out", "run"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]
+    assert lines[2].startswith("epoch   2/100000")
+    process.send_signal(signal.SIGINT)
+    start = time.perf_counter()
+    _, err = process.communicate(timeout=60)
+    assert time.perf_counter() - start < 30
+    assert process.returncode == 130
+    assert err == f"spikeloom: {GO_ON} run\n"
+
+
+def test_cross_validation_by_an_option(tmp_path, capfd):
+    small = [*DIGITS, "epochs=1", "folds=2"]
+    assert cli.main(["train", "digits", "--set", *small, "--out", "folds"]) == 0
+    metrics = json.loads((tmp_path / "folds/metrics.json").read_text())
+    assert list(metrics["trials"]) == ["fold-0", "fold-1"]
+    assert [trial["settings"]["fold"] for trial in metrics["trials"].values()] == [0, 1]
+    assert "test accuracy std" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("train digit", "There is no recipe 'digit'. Did you mean 'digits'? Recipes: digits, "),
+        ("train nothing-like-it", "There is no recipe 'nothing-like-it'. Recipes: digits, "),
+        ("train", "Which recipe? Write: spikeloom train RECIPE, with one of digits, "),
+        ("train digits --set epoch=3", "There is no setting 'epoch'. Did you mean 'epochs'? Settings: epochs, "),
+        (
+            "train digits --set epochs=few",
+            "epochs got 'few'; expected a whole number, for example epochs=10. See: spikeloom",
+        ),
+        ("train digits --set epochs", "A setting is written key=value, for example lr=0.01; got 'epochs'."),
+        ("train digits --set epochs=0", "digits got epochs=0; expected a number above 0."),
+        ("train digits --set dropout=2", "spikeloom list digits"),
+        ("train digits --set folds=1", "folds=1"),
+        ("train digits --set schedule=step", "schedule got 'step'; expected one of constant, cosine, linear."),
+        ("train --resume nowhere", "There is no run to resume in nowhere: it has no file run.json."),
+        ("train digits --resume x --set a=1 --seed 1", "leave out --set, --seed, digits"),
+        ("list digit", "Did you mean 'digits'?"),
+    ],
+)
+def test_misuse_is_a_sentence_and_exit_code_2(command, sentence, capfd, tmp_path):
+    assert cli.main(command.split()) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("spikeloom: ")
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there(capfd):
+    assert cli.main(["train", "digits", "--device", "cuda"]) == 2
+    assert "There is no CUDA device that torch can use here" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"recipe": "digits"}'])
+def test_a_damaged_run_is_a_sentence(tmp_path, capfd, content):
+    (tmp_path / "run.json").write_text(content)
+    assert cli.main(["train", "--resume", str(tmp_path)]) == 2
+    assert "cannot be read" in capfd.readouterr().err
+
+
+def test_missing_data_is_a_sentence(tmp_path, capfd):
+    assert cli.main(["train", "latency-mnist", "--data-dir", "nowhere", "--out", "run"]) == 1
+    err = capfd.readouterr().err
+    assert "MNIST was not found: no file train-images-idx3-ubyte" in err
+    assert "nowhere" in err
+    assert "--data-dir" in err
+
+
+def test_missing_extras_are_a_sentence(monkeypatch, capfd):
+    from spikeloom import training
+
+    monkeypatch.delitem(vars(training), "train", raising=False)
+    for name in ("trials", "fitting"):
+        monkeypatch.delitem(sys.modules, f"spikeloom.training.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    assert cli.main(["train", "digits"]) == 1
+    assert "needs lightning, which is not installed. Write: pip install 'spikeloom[train]'" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert cli.main(["doctor"]) == 1
+    assert "The command line needs rich. Write: pip install 'spikeloom[train]'" in capfd.readouterr().err
+
+
+def test_list_shows_every_recipe_and_its_settings(capfd):
+    assert cli.main(["list"]) == 0
+    out = capfd.readouterr().out
+    for name in recipes.RECIPES:
+        assert name in out
+        assert cli.main(["list", name]) == 0
+        shown = capfd.readouterr().out
+        assert "epochs" in shown
+        assert "lr" in shown
+
+
+def test_doctor_says_what_is_there_and_what_is_not(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["doctor", "--data-dir", str(tmp_path)]) == 0
+    out = capfd.readouterr().out
+    assert f"not found: no train-images-idx3-ubyte in {tmp_path}/mnist; name its directory with --data-dir" in out
+    assert torch.__version__ in out
+    assert "eager" in out
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / f"{name}-ubyte").touch()
+    cli.main(["doctor", "--data-dir", str(tmp_path)])
+    assert f"found in {tmp_path}" in capfd.readouterr().out
+
+
+def test_doctor_names_extras_that_are_missing(monkeypatch):
+    import importlib.metadata
+
+    from spikeloom import doctor
+
+    def version(name):
+        if name == "matplotlib":
+            raise importlib.metadata.PackageNotFoundError
+        return "9.9"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = dict(doctor.findings())
+    assert found["matplotlib"] == "not installed; write: pip install 'spikeloom[plot]'"
+    assert found["lightning"] == "9.9"
+
+
+def test_help_of_the_module():
+    done = subprocess.run([sys.executable, "-m", "spikeloom", "--help"], capture_output=True, text=True, check=True)
+    assert "train" in done.stdout
+    assert "doctor" in done.stdout
