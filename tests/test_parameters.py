@@ -79,7 +79,9 @@ def test_values_are_read_and_set_in_their_unit():
     layer.neuron.tau_mem = 15e-3
     assert layer.neuron.tau_mem == 15e-3
     assert layer.neuron.params["tau_mem"].raw is raw, "an optimiser must go on with the same tensor"
-    with pytest.raises(ValueError, match=r"got -1; expected finite values from 0.0001 to 10, which is 0.1 to 10000 steps"):
+    with pytest.raises(
+        ValueError, match=r"got -1; expected finite values from 0.0001 to 10, which is 0.1 to 10000 steps"
+    ):
         layer.neuron.tau_mem = -1.0
     with pytest.raises(ValueError, match=r"shape \(4,\) for a parameter of shape \(\)"):
         layer.neuron.tau_mem = torch.full((4,), 15e-3)
@@ -88,7 +90,8 @@ def test_values_are_read_and_set_in_their_unit():
 
 
 @pytest.mark.parametrize(
-    "value", [torch.tensor([1e-2, 2e-2, 3e-2]), sl.LogNormal(20e-3, 0.2), sl.Normal(20e-3, 1e-3), sl.Uniform(1e-2, 2e-2)]
+    "value",
+    [torch.tensor([1e-2, 2e-2, 3e-2]), sl.LogNormal(20e-3, 0.2), sl.Normal(20e-3, 1e-3), sl.Uniform(1e-2, 2e-2)],
 )
 def test_one_value_for_each_neuron(value):
     neuron = sl.LIF(3, tau_mem=value)
@@ -109,17 +112,29 @@ def test_distributions_have_their_moments():
 @pytest.mark.parametrize(
     ("build", "error", "sentence"),
     [
-        (lambda: sl.LIF(3, tau_mem=-1.0), ValueError, r"LIF's tau_mem got -1; expected finite values from 0\.0001 to 10"),
+        (
+            lambda: sl.LIF(3, tau_mem=-1.0),
+            ValueError,
+            r"LIF's tau_mem got -1; expected finite values from 0\.0001 to 10",
+        ),
         (lambda: sl.LIF(3, tau_mem=float("nan")), ValueError, "tau_mem got nan; expected finite"),
         (lambda: sl.LIF(3, tau_mem=sl.Normal(1e-3, 1.0)), ValueError, "LogNormal stays positive"),
         (lambda: sl.LIF(3, tau_mem=50.0, dt=1e-3), ValueError, "0.1 to 10000 steps of dt = 0.001 s"),
         (lambda: sl.LIF(3, tau_men=1.0), TypeError, r"no parameter 'tau_men'; did you mean 'tau_mem'\?"),
         (lambda: sl.LIF(3, learn=("v_t",)), TypeError, r"no parameter to learn 'v_t'; did you mean 'v_th'\?"),
         (lambda: sl.LIF(tau_mem=sl.LogNormal(0.02, 0.1)), ValueError, "has no shape to draw for; give it one"),
-        (lambda: sl.LIF(3, v_th=torch.ones(4)), ValueError, r"got shape \(4,\); expected one that broadcasts to \(3,\)"),
+        (
+            lambda: sl.LIF(3, v_th=torch.ones(4)),
+            ValueError,
+            r"got shape \(4,\); expected one that broadcasts to \(3,\)",
+        ),
         (lambda: sl.LIF(3, reset="soft"), ValueError, "reset='soft'; expected 'subtract' or 'zero' or 'none'"),
         (lambda: sl.LI(3, reset="zero"), ValueError, "reset='zero'; expected 'none'"),
-        (lambda: sl.LIF(3, refractory=2e-3), ValueError, r"refractory=0.002; expected a whole number of 0 or more \(2 ms"),
+        (
+            lambda: sl.LIF(3, refractory=2e-3),
+            ValueError,
+            r"refractory=0.002; expected a whole number of 0 or more \(2 ms",
+        ),
         (lambda: sl.LI(3, refractory=2), ValueError, "LI never fires"),
         (lambda: sl.LIF(3, max_spikes=0), ValueError, "max_spikes=0; expected a whole number of 1 or more"),
         (lambda: sl.LIF(3, comparator="<"), ValueError, "comparator='<'; expected '>' or '>='"),

@@ -63,6 +63,10 @@ class Constraint:
         # Rounding may pass a bound by one bit. (The initial value was checked; it counts as inside.)
         return torch.minimum(torch.maximum(value, initial.clamp(max=low)), initial.clamp(min=high))
 
+    def numbers(self) -> tuple[float, float, float, float]:
+        """The constraint as numbers, to be saved and compared."""
+        return self.low, self.high, float(self.logarithmic), float(self.in_steps)
+
     def describe(self, dt: float) -> str:
         low, high = self.bounds(dt)
         steps = f", which is {self.low:g} to {self.high:g} steps of dt = {dt:g} s" if self.in_steps else ""
@@ -70,6 +74,7 @@ class Constraint:
 
 
 unconstrained = Constraint()
+non_negative = Constraint(0.0)
 positive = Constraint(1e-30, 1e30, logarithmic=True)
 unit_interval = Constraint(0.0, 1.0)
 time_constant = Constraint(0.1, 1e4, logarithmic=True, in_steps=True)

@@ -9,27 +9,18 @@ from torch import Tensor
 from .surrogates import SpikeFunction
 
 
-def flow(spikes: Tensor) -> Tensor:
-    """The reset edge as it is: gradients pass."""
-    return spikes
-
-
-def detach(spikes: Tensor) -> Tensor:
-    """The reset edge cut for gradients."""
-    return spikes.detach()
-
-
 class Fire:
     """What a neuron's `step` calls to fire: `s, v = fire(v, threshold)`.
 
     A new one is made for every step. The spikes that cause the reset pass through `edge`, the one place where a
-    gradient rule changes how gradients travel through the reset.
+    gradient rule changes how gradients travel through the reset; a neuron whose reset moves other states as well
+    passes them through it too: `u = u + c.d * fire.edge(s)`.
 
     Args:
         surrogate: the spike and its derivative.
         reset: "subtract", "zero" or "none" ("map" where the neuron gives its own reset).
         v_reset: where "zero" puts the membrane.
-        edge: function through which spikes reach the reset.
+        reset_edge: "flow" or "detach": whether gradients pass from the reset into the spikes that caused it.
         held: (steps left in the refractory period, membrane to hold), or None.
         max_spikes: most spikes a neuron fires in a step.
         comparator: ">" or ">=".
@@ -41,15 +32,20 @@ class Fire:
         *,
         reset: str,
         v_reset: Any = 0.0,
-        edge: Callable[[Tensor], Tensor] = flow,
+        reset_edge: str = "flow",
         held: tuple[Tensor, Tensor] | None = None,
         max_spikes: int = 1,
         comparator: str = ">",
     ):
-        self.surrogate, self.reset, self.v_reset, self.edge = surrogate, reset, v_reset, edge
+        self.surrogate, self.reset, self.v_reset, self.reset_edge = surrogate, reset, v_reset, reset_edge
         self.held, self.max_spikes, self.comparator = held, max_spikes, comparator
         self.spikes: Tensor | None = None
         self.before_reset: Tensor | None = None
+        self.fired: Tensor | None = None
+
+    def edge(self, spikes: Tensor) -> Tensor:
+        """Spikes on their way to a reset."""
+        return spikes.detach() if self.reset_edge == "detach" else spikes
 
     def __call__(
         self,
@@ -72,11 +68,15 @@ class Fire:
         if self.held is not None:
             left, before = self.held
             v = torch.where(left > 0, before, v)
-        s = self.surrogate(v - threshold, self.comparator)
+        u = v - threshold
+        s = self.surrogate(u, self.comparator)
         for count in range(2, self.max_spikes + 1):
             s = s + self.surrogate(v - count * threshold, self.comparator)
         if self.held is not None:
-            s = torch.where(self.held[0] > 0, torch.zeros_like(s), s)
+            awake = self.held[0] <= 0
+            # Not s > 0: a graded output is never zero, and the refractory period begins where the threshold is passed.
+            self.fired = awake & ((u >= 0) if self.comparator == ">=" else (u > 0))
+            s = torch.where(awake, s, torch.zeros_like(s))
         self.spikes, self.before_reset = s, v
         return s, self._reset(v, self.edge(s), threshold if subtract is None else subtract, reset)
 
@@ -89,5 +89,7 @@ class Fire:
             return reset(v, s)
         if self.reset == "subtract":
             return v - s * amount
+        if self.max_spikes > 1:
+            s = s.clamp(max=1)
         # With s in {0, 1} this is exactly v or exactly v_reset, in any precision.
         return (1 - s) * v + s * self.v_reset

@@ -73,7 +73,7 @@ class State:
         unit: unit of the variable.
     """
 
-    init: "float | Param | str | Callable[[Any], Tensor]" = 0.0
+    init: "float | Tensor | Param | str | Callable[[Any], Tensor]" = 0.0
     unit: str = ""
 
 
@@ -107,10 +107,9 @@ class ParameterValue(nn.Module):
     initial: Tensor
     raw: Tensor
 
-    def __init__(self, initial: Tensor, constraint: Constraint, scale: float | None, learned: bool, unit: str = ""):
+    def __init__(self, initial: Tensor, constraint: Constraint, scale: float, learned: bool, unit: str = ""):
         super().__init__()
-        self.constraint, self.unit = constraint, unit
-        self.scale = scale if scale is not None else constraint.default_scale(float(initial.abs().mean()))
+        self.constraint, self.scale, self.unit = constraint, scale, unit
         self.register_buffer("initial", initial.double())
         raw = torch.zeros(initial.shape, dtype=torch.get_default_dtype())
         if learned:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Zero:
@@ -17,22 +18,35 @@ class Zero:
     def __mul__(self, other: Any) -> "Zero":
         return self
 
-    __rmul__ = __mul__
-    __truediv__ = __mul__
+    __rmul__ = __truediv__ = __pow__ = __mul__
 
     def __add__(self, other: Any) -> Any:
         return other
 
-    __radd__ = __add__
+    __radd__ = __rsub__ = __add__
 
     def __sub__(self, other: Any) -> Any:
         return -other
 
-    def __rsub__(self, other: Any) -> Any:
-        return other
-
     def __neg__(self) -> "Zero":
         return self
+
+    __abs__ = __pos__ = __neg__
+
+    def __gt__(self, other: Any) -> Any:
+        return other < 0.0
+
+    def __lt__(self, other: Any) -> Any:
+        return other > 0.0
+
+    def __ge__(self, other: Any) -> Any:
+        return other <= 0.0
+
+    def __le__(self, other: Any) -> Any:
+        return other >= 0.0
+
+    def __rtruediv__(self, other: Any) -> Any:
+        raise ZeroDivisionError("division by a symbolic zero: a port that nothing drives, or a parameter not given.")
 
     def __bool__(self) -> bool:
         return False
@@ -43,21 +57,29 @@ class Zero:
     def __repr__(self) -> str:
         return "ZERO"
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"a symbolic zero (a port that nothing drives, or a parameter not given) has no method {name!r}; "
+            f"write torch.{name}(...) instead, which sees the number 0."
+        )
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        arithmetic = ARITHMETIC.get(getattr(func, "__name__", ""))
-        if arithmetic is not None and len(args) == 2 and not kwargs and isinstance(args[1], Zero):
-            return arithmetic(*args)
-        return func(*(torch.tensor(0.0) if isinstance(a, Zero) else a for a in args), **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if len(args) == 2 and not kwargs and isinstance(args[1], Zero):
+            if name in ("mul", "__mul__"):
+                return args[1]
+            if name in ("add", "__add__", "sub", "__sub__"):
+                return args[0]
+            if name in ("div", "true_divide", "__truediv__"):
+                return args[1].__rtruediv__(args[0])
+        dtype = next((a.dtype for a in tree_leaves(args) if isinstance(a, torch.Tensor)), None)
+        args, kwargs = tree_map(
+            lambda a: torch.tensor(0.0, dtype=dtype) if isinstance(a, Zero) else a, (args, kwargs or {})
+        )
+        return func(*args, **kwargs)
 
 
-# What torch calls for `tensor * ZERO` and its like; `ZERO * tensor` never reaches torch.
-ARITHMETIC = {
-    name: function
-    for names, function in (
-        (("mul", "__mul__"), lambda tensor, zero: zero),
-        (("add", "__add__", "sub", "__sub__"), lambda tensor, zero: tensor),
-    )
-    for name in names
-}
 ZERO = Zero()

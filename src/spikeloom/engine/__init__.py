@@ -7,6 +7,7 @@ from .loop import Feedback as Feedback
 from .loop import Loop as Loop
 from .loop import LoopState as LoopState
 from .loop import Pass as Pass
+from .loop import Source as Source
 
 ENGINES: dict[str, Engine] = {"eager": eager.run}
 

@@ -1,22 +1,40 @@
-"""What a pass over time is made of, whichever engine runs it."""
+"""What a pass over time is made of, whichever engine runs it and whichever rule sends gradients back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..neurons import Neuron
 
-Edge = Callable[[Tensor], Tensor]
+ResetEdge = Literal["flow", "detach"]
 
 
 class LoopState(NamedTuple):
-    """What is carried from step to step: the neuron's state and what its own output feeds back."""
+    """What is carried from step to step: the neuron's state, the output that is fed back, the recurrent connection's
+    own state, and what a gradient rule keeps (traces). What is not in use is ()."""
 
     neuron: Any
     feedback: Any = ()
     recurrent: Any = ()
+    rule: Any = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a port's input comes from, for the rules that own a connection as well as its neuron.
+
+    Args:
+        module: the connection, or None where the input is passed on.
+        presynaptic: what went into it, [T, B, *N_in].
+        state: its state before the call, or ().
+    """
+
+    module: nn.Module | None
+    presynaptic: Any
+    state: Any = ()
 
 
 @dataclass(frozen=True)
@@ -24,27 +42,35 @@ class Feedback:
     """A recurrent connection: maps the output of the last step to input of this one.
 
     Args:
+        module: the connection.
+        weight: its effective weight (without self-connections, say), or None where it is not a plain matrix.
         call: (output [B, *N], state) -> (input [B, *N], state).
         port: the port that it feeds.
     """
 
+    module: nn.Module
+    weight: Tensor | None
     call: Callable[[Tensor, Any], tuple[Tensor, Any]]
     port: str
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A neuron, its numbers and its input for all steps.
+    """A neuron, its numbers, and its input for all steps.
 
     Args:
         neuron: whose step it is.
-        coefficients: named tuple, rounded to the state's precision.
+        coefficients: named tuple of tensors, rounded to the state's precision.
         surrogate: the spike.
-        inputs: port or noise -> [T, B, *N]; a port that nothing drives is left out.
-        output_dtype: dtype of the spikes that leave.
+        inputs: port -> [T, B, *N]; a port that nothing drives is left out.
+        sources: port -> the connection and what went into it.
+        shape: (B, *N).
+        steps: T.
+        dtype: of the state.
+        output_dtype: of what leaves.
         feedback: recurrent connection, or None.
-        alive: [T, B, 1, ...] booleans, False past the end of a sample, or None: there the state stands still and the
-            output is zero.
+        alive: [T, B, 1, ...] booleans, False past the end of a sample, or None: there the state stands still and output
+            and records are zero.
         record: names to record: "spikes", "output", "input", "v_before_reset", or a state.
     """
 
@@ -52,9 +78,11 @@ class Loop:
     coefficients: Any
     surrogate: Any
     inputs: dict[str, Tensor]
-    output_dtype: Any
     shape: tuple[int, ...]
     steps: int
+    dtype: torch.dtype
+    output_dtype: torch.dtype
+    sources: dict[str, Source] = field(default_factory=dict)
     feedback: Feedback | None = None
     alive: Tensor | None = None
     record: tuple[str, ...] = ()
@@ -68,4 +96,4 @@ class Pass(NamedTuple):
     records: dict[str, Tensor]
 
 
-Engine = Callable[[Loop, LoopState, int, int, Edge], Pass]
+Engine = Callable[[Loop, LoopState, int, int, ResetEdge], Pass]

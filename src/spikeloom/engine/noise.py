@@ -1,16 +1,20 @@
 """Random numbers from a counter: the same whichever engine draws them, in whatever order, however often.
 
-Philox 4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405) with the counter (lane, step, layer, which) and the
-seed as its key. A lane is the position of a neuron in the flattened [B, *N].
+Philox 4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405). The key is a row's stream, made of the seed, the
+layer and the row of the batch when a state begins, and carried in it; the counter is (group of four lanes, step, which
+noise, 0), where a lane is the position of a neuron in the flattened *N. So a state goes on with the noise that would
+have come.
 """
 
 import math
+import zlib
 
 import torch
 from torch import Tensor
 
 MASK = 0xFFFFFFFF
-CHUNK = 1 << 20
+# Numbers drawn at a time: enough to make torch's overhead small, little enough to stay in the cache.
+CHUNK = 1 << 18
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,10 +24,10 @@ def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four 32-bit words, in int64, for each counter of four 32-bit words and a 64-bit key."""
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Four 32-bit words, in int64, for each counter of four 32-bit words and key of two."""
     c0, c1, c2, c3 = counter
-    k0, k1 = key & MASK, (key >> 32) & MASK
+    k0, k1 = key
     for _ in range(10):
         high0, low0 = _multiply(0xD2511F53, c0)
         high1, low1 = _multiply(0xCD9E8D57, c2)
@@ -32,22 +36,36 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> tuple[Te
     return c0, c1, c2, c3
 
 
-def normal(seed: int, layer: int, which: int, clock: Tensor, steps: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers, float64 [steps, B, *N], for the steps that follow `clock`.
+def streams(seed: int, layer: str, batch: int, device: torch.device) -> Tensor:
+    """A key of 62 bits for each row of a batch, int64 [batch]."""
+    zero = torch.zeros(batch, dtype=torch.int64, device=device)
+    rows = torch.arange(batch, dtype=torch.int64, device=device)
+    key = (zero + (seed & MASK), zero + ((seed >> 32) & MASK))
+    low, high, _, _ = philox((rows, zero + zlib.crc32(layer.encode()), zero, zero), key)
+    return ((high & 0x3FFFFFFF) << 32) | low
+
+
+def draw(
+    stream: Tensor, clock: Tensor, which: int, steps: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> list[Tensor]:
+    """Standard normal numbers [B, *N] for each of the next steps, at most `steps` of them.
 
     Args:
-        seed: 64 bits. layer: number of the layer in its network. which: number of the noise in its neuron.
-        clock: steps already taken, int64 [B, 1, ...]. shape: [B, *N].
+        stream, clock: key and steps already taken, int64 [B, 1, ...].
+        which: number of the noise in its neuron. shape: (B, *N).
     """
-    lanes = torch.arange(math.prod(shape), dtype=torch.int64, device=clock.device).reshape(shape)
-    rows = max(1, CHUNK // max(1, lanes.numel()))
-    parts = [torch.zeros((0, *shape), dtype=torch.float64, device=clock.device)]
-    for first in range(0, steps, rows):
-        ahead = torch.arange(first, min(first + rows, steps), device=clock.device)
-        step = clock + ahead.reshape(-1, *(1,) * len(shape))
-        where = torch.broadcast_tensors(lanes & MASK, step & MASK, torch.tensor(layer), torch.tensor(which))
-        a, b, _, _ = philox(where, seed)
-        # Box and Muller; the half keeps the logarithm's argument off zero.
-        radius = torch.sqrt(-2 * torch.log((a.double() + 0.5) / 2**32))
-        parts.append(radius * torch.cos(2 * math.pi * ((b.double() + 0.5) / 2**32)))
-    return torch.cat(parts)
+    batch, lanes = shape[0], math.prod(shape[1:])
+    groups = torch.arange(-(-lanes // 4), dtype=torch.int64, device=clock.device)
+    rows = min(steps, max(1, CHUNK // max(1, batch * lanes)))
+    ahead = torch.arange(rows, device=clock.device).reshape(-1, 1, 1)
+    step = (clock.reshape(1, batch, 1) + ahead) & MASK
+    key = stream.reshape(1, batch, 1)
+    counter = torch.broadcast_tensors(groups, step, torch.full_like(step, which), torch.zeros_like(step))
+    words = [(word.double() + 0.5) / 2**32 for word in philox(counter, (key & MASK, key >> 32))]  # type: ignore[arg-type]
+    # Box and Muller; the half keeps the logarithm's argument off zero.
+    normal = []
+    for radius, angle in ((words[0], words[1]), (words[2], words[3])):
+        length, turn = torch.sqrt(-2 * torch.log(radius)), 2 * math.pi * angle
+        normal += [length * torch.cos(turn), length * torch.sin(turn)]
+    flat = torch.stack(normal, -1).flatten(-2)[..., :lanes]
+    return list(flat.to(dtype).reshape(rows, *shape).unbind(0))

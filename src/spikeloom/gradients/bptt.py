@@ -1,15 +1,13 @@
 """Backpropagation through time."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from ..engine import Engine, Loop, LoopState, Pass
-from ..fire import detach as cut
-from ..fire import flow
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,9 @@ class BPTT:
     torch.Size([20, 2, 3])
     """
 
+    # False: the layer applies its connection under autograd, and the rule sees its product only.
+    owns_connection: ClassVar[bool] = False
+
     reset: Literal["flow", "detach"] = "flow"
     truncate: int | None = None
     checkpoint: int | None = None
@@ -48,7 +49,6 @@ class BPTT:
 
     def __call__(self, loop: Loop, state: LoopState, engine: Engine) -> Pass:
         """Run a loop with an engine, so that gradients travel back by this rule."""
-        edge = cut if self.reset == "detach" else flow
         span = self.truncate or max(1, loop.steps)
         piece = min(self.checkpoint or span, span)
         # T = 0 is one empty piece.
@@ -63,9 +63,9 @@ class BPTT:
                 state = detach(state)
             stop = min(start + piece, window + span, loop.steps)
             if self.checkpoint and torch.is_grad_enabled():
-                one = checkpoint(engine, loop, state, start, stop, edge, use_reentrant=False)
+                one = checkpoint(engine, loop, state, start, stop, self.reset, use_reentrant=False)
             else:
-                one = engine(loop, state, start, stop, edge)
+                one = engine(loop, state, start, stop, self.reset)
             assert isinstance(one, Pass)
             passes.append(one)
             state = one.state

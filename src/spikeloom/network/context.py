@@ -27,15 +27,22 @@ class Context:
     names: dict[int, str] = field(default_factory=dict)
     states: dict[str, Any] = field(default_factory=dict)
     final: dict[str, Any] = field(default_factory=dict)
-    records: dict[str, Tensor] = field(default_factory=dict)
+    records: dict[str, list[Tensor]] = field(default_factory=dict)
     engines: dict[str, str] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
-    drawn: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
 
-    def path(self, module: nn.Module) -> str:
-        """Where a module stands in the network; a second call of the same one gets "[1]" behind its path."""
+    def path(self, module: nn.Module, continues: bool) -> str:
+        """Where a module stands in the network.
+
+        A call that is handed a state goes on with the last call of the same module; one that starts afresh for the
+        second time is another use of it, and gets "[1]" behind its path.
+        """
         path = self.names.get(id(module), type(module).__name__)
-        count = sum(1 for other in self.engines if other == path or other.startswith(f"{path}["))
+        count = self.calls.get(path, -1)
+        if not continues or count < 0:
+            count += 1
+            self.calls[path] = count
         return f"{path}[{count}]" if count else path
 
     def wanted(self, path: str, available: tuple[str, ...]) -> tuple[str, ...]:
@@ -45,7 +52,15 @@ class Context:
         return tuple(name for name in available if name in self.record or _key(path, name) in self.record)
 
     def keep(self, path: str, records: dict[str, Tensor]) -> None:
-        self.records.update({_key(path, name): tensor for name, tensor in records.items()})
+        for name, tensor in records.items():
+            self.records.setdefault(_key(path, name), []).append(tensor)
+
+    def noise_seed(self) -> int:
+        """The run's seed; drawn from torch's generator when noise is first needed, so that a network without noise
+        leaves the generator alone and `torch.manual_seed` repeats one with it."""
+        if self.seed is None:
+            self.seed = int(torch.randint(0, 2**62, ()))
+        return self.seed
 
 
 def _key(path: str, name: str) -> str:
@@ -53,8 +68,3 @@ def _key(path: str, name: str) -> str:
 
 
 ACTIVE: ContextVar[Context | None] = ContextVar("spikeloom_run", default=None)
-
-
-def fresh_seed() -> int:
-    """A seed drawn from torch's generator, so that `torch.manual_seed` repeats noise as it repeats all else."""
-    return int(torch.randint(0, 2**62, ()))

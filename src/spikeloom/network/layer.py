@@ -7,16 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine import Feedback, Loop, LoopState, check_step, choose
-from ..engine.noise import normal
+from ..engine import Feedback, Loop, LoopState, Source, check_step, choose
+from ..engine.noise import streams
 from ..neurons import Neuron
+from ..neurons.declarations import broadcasts
 from ..surrogates import Smooth, SpikeFunction, SuperSpike, Surrogate
-from .context import ACTIVE, Context, fresh_seed
-from .modules import absent, apply, has_memory
+from .context import ACTIVE, Context
+from .modules import absent, apply, densify, has_memory
+
+eagerly: Any = torch.compiler.disable
 
 
 class LayerState(NamedTuple):
-    """State of a layer: its neuron's, the last output (where it is fed back), and its connections' (with memory).
+    """State of a layer: its neuron's, the last output (where it is fed back), its connections' (those with memory), and
+    what a gradient rule keeps.
 
     What a layer does not have is ().
     """
@@ -25,6 +29,11 @@ class LayerState(NamedTuple):
     feedback: Any = ()
     recurrent: Any = ()
     connection: Any = ()
+    rule: Any = ()
+
+
+# So that torch.load(weights_only=True) takes a saved state.
+torch.serialization.add_safe_globals([LayerState])
 
 
 class Layer(nn.Module):
@@ -102,56 +111,92 @@ class Layer(nn.Module):
         return self.neuron.dt
 
     def forward(self, x: Any, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        context, path, state = self._enter(state)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not context.gradient.owns_connection):
+            sources, inputs, connection_state = self._connect(x, state.connection if state is not None else ())
+        return self._run(context, path, state, sources, inputs, connection_state)
+
+    # The two ends of a call are Python's business: torch.compile compiles the connection between them.
+    @eagerly
+    def _enter(self, state: LayerState | None) -> tuple[Context, str, LayerState | None]:
         context = ACTIVE.get() or Context()
-        path = context.path(self)
+        path = context.path(self, continues=state is not None)
         state = context.states.get(path) if state is None else state
         if state is not None and not isinstance(state, LayerState):
             raise TypeError(f"got {_name(state)} as state; expected the state that an earlier call returned, or None.")
-        inputs, connection_state = self._connect(x, state.connection if state is not None else ())
+        return context, path, state
+
+    @eagerly
+    def _run(
+        self,
+        context: Context,
+        path: str,
+        state: LayerState | None,
+        sources: dict[str, Source],
+        inputs: dict[str, Tensor],
+        connection_state: Any,
+    ) -> tuple[Tensor, LayerState]:
         first = next(iter(inputs.values()))
         steps, shape = first.shape[0], tuple(first.shape[1:])
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        neuron_state = self._neuron_state(state, shape, dtype, first.device)
+        dtype = torch.float32
+        for y in inputs.values():
+            dtype = torch.promote_types(dtype, y.dtype)
         output_dtype = first.dtype if self.neuron.spiking else dtype
+        coefficients = self.neuron.rounded_coefficients(dtype)
+        self._check_coefficients(coefficients, shape)
+        fresh = self.neuron.initial_state(shape[0], shape[1:], dtype, first.device)
+        if self.neuron.noises and state is None:
+            keys = streams(context.noise_seed(), path, shape[0], first.device)
+            fresh = fresh._replace(stream=keys.reshape(fresh.stream.shape))
+        neuron_state = fresh if state is None else _adopt(state.neuron, fresh)
+        alive = self._alive(context.lengths, first, connection_state)
+        if alive is not None:
+            # Padding may hold anything, NaN included; it is not to reach the gradients.
+            inputs = {port: y.masked_fill(~alive, 0) for port, y in inputs.items()}
         feedback, begin = self._feedback(state, neuron_state, shape, output_dtype, first.device)
-        seed = context.seed if context.seed is not None or not self.neuron.noises else fresh_seed()
-        for which, name in enumerate(self.neuron.noises):
-            drawn = normal(seed or 0, context.drawn, which, neuron_state.clock, steps, shape)
-            inputs[name] = drawn.to(dtype)
-        context.drawn += 1
+        wanted = context.wanted(path, self._names())
         loop = Loop(
             neuron=self.neuron,
-            coefficients=self.neuron.rounded_coefficients(dtype),
+            coefficients=coefficients,
             surrogate=context.surrogate or self.surrogate,
             inputs=inputs,
-            output_dtype=output_dtype,
             shape=shape,
             steps=steps,
+            dtype=dtype,
+            output_dtype=output_dtype,
+            sources=sources,
             feedback=feedback,
-            alive=self._alive(context.lengths, first, connection_state),
-            record=context.wanted(path, self._names()),
+            alive=alive,
+            record=tuple(name for name in wanted if name != "presynaptic"),
         )
         name, engine = choose(context.engine)
         output, end, records = context.gradient(loop, begin, engine)
-        final = LayerState(end.neuron, end.feedback, end.recurrent, connection_state)
+        final = LayerState(end.neuron, end.feedback, end.recurrent, connection_state, end.rule)
         context.engines[path], context.final[path] = name, final
+        if "presynaptic" in wanted:
+            records = {**records, "presynaptic": next(iter(sources.values())).presynaptic}
         context.keep(path, records)
         return output, final
 
-    def _connect(self, x: Any, state: Any) -> tuple[dict[str, Tensor], Any]:
-        """Input of each port [T, B, *N], and the connections' states."""
+    def _connect(self, x: Any, state: Any) -> tuple[dict[str, Source], dict[str, Tensor], Any]:
+        """Input of each port [T, B, *N], where it came from, and the connections' states."""
         modules = self._modules_by_port()
         given = x if isinstance(x, Mapping) else dict.fromkeys(modules, x)
-        before = state or {}
-        pairs = {port: apply(modules.get(port), y, before.get(port, ())) for port, y in given.items()}
-        inputs = {port: y for port, (y, _) in pairs.items()}
-        states = {port: after for port, (_, after) in pairs.items() if not absent(after)}
-        if not inputs:
+        if not given:
             raise ValueError("Layer got an empty dictionary of inputs; expected {port: tensor}.")
-        for port, y in inputs.items():
+        sources: dict[str, Source] = {}
+        inputs: dict[str, Tensor] = {}
+        states: dict[str, Any] = {}
+        for port, value in given.items():
             self._check_port(port)
-            self._check_shape(y, next(iter(inputs.values())))
-        return inputs, states or ()
+            module, before = modules.get(port), state[port] if port in (state or ()) else ()
+            presynaptic = densify(value, module)
+            inputs[port], after = apply(module, presynaptic, before)
+            sources[port] = Source(module, presynaptic, before)
+            self._check_shape(inputs[port], next(iter(inputs.values())))
+            if not absent(after):
+                states[port] = after
+        return sources, inputs, states or ()
 
     def _modules_by_port(self) -> dict[str, nn.Module | None]:
         if isinstance(self.connection, nn.ModuleDict):
@@ -175,26 +220,25 @@ class Layer(nn.Module):
                 f"ports got inputs of shapes {tuple(first.shape)} and {tuple(y.shape)}; expected one shape."
             )
 
-    def _neuron_state(self, state: LayerState | None, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> Any:
-        fresh = self.neuron.initial_state(shape[0], shape[1:], dtype, device)
-        if state is None:
-            return fresh
-        for name, old, new in zip(fresh._fields, state.neuron, fresh, strict=True):
-            got, expected = (f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else "nothing" for s in (old, new))
-            if got != expected:
+    def _check_coefficients(self, coefficients: Any, shape: tuple[int, ...]) -> None:
+        for name, value in zip(coefficients._fields, coefficients, strict=True):
+            if isinstance(value, Tensor) and not broadcasts(tuple(value.shape), shape[1:]):
                 raise ValueError(
-                    f"got a state whose {name} has {got}; expected {expected} for this input. "
-                    "Pass the state of the same batch, or None to start afresh."
+                    f"{_name(self.neuron)}'s coefficient {name} has shape {tuple(value.shape)}, which does not fit "
+                    f"neurons of shape {shape[1:]}; give parameters one value, or the neurons' shape."
                 )
-        return type(fresh)(*(o.to(n.dtype) if isinstance(o, Tensor) else o for o, n in zip(state.neuron, fresh, strict=True)))
 
     def _feedback(
         self, state: LayerState | None, neuron: Any, shape: tuple[int, ...], dtype: torch.dtype, device: Any
     ) -> tuple[Feedback | None, LoopState]:
         module = self.recurrent
+        rule = state.rule if state is not None else ()
         if module is None:
-            return None, LoopState(neuron)
-        last = state.feedback.to(dtype) if state is not None else torch.zeros(shape, dtype=dtype, device=device)
+            return None, LoopState(neuron, rule=rule)
+        last = state.feedback if state is not None else torch.zeros(shape, dtype=dtype, device=device)
+        if not isinstance(last, Tensor) or tuple(last.shape) != shape:
+            raise ValueError(f"got a state without the last output of shape {shape}; pass the state of this layer.")
+        last = last.to(dtype)
         memory = state.recurrent if state is not None else ()
         if has_memory(module) and state is None:
             memory = module.initial_state(last[None])  # type: ignore[operator]
@@ -216,7 +260,8 @@ class Layer(nn.Module):
                 raise ValueError(f"the recurrent connection maps {shapes}; expected the same shape.")
             return fed, memory
 
-        return Feedback(call, self.recurrent_port), LoopState(neuron, last, memory)
+        plain = module.weight if weight is None and type(module) is nn.Linear else weight
+        return Feedback(module, plain, call, self.recurrent_port), LoopState(neuron, last, memory, rule)
 
     def _alive(self, lengths: Tensor | None, first: Tensor, connection_state: Any) -> Tensor | None:
         if lengths is None:
@@ -227,7 +272,11 @@ class Layer(nn.Module):
             )
         steps, batch = first.shape[:2]
         lengths = torch.as_tensor(lengths, device=first.device)
-        if lengths.shape != (batch,) or lengths.is_floating_point() or bool(((lengths < 0) | (lengths > steps)).any()):
+        if (
+            lengths.shape != (batch,)
+            or lengths.dtype not in (torch.int64, torch.int32)
+            or bool(((lengths < 0) | (lengths > steps)).any())
+        ):
             raise ValueError(
                 f"got lengths {lengths.tolist()}; expected {batch} whole numbers from 0 to {steps}, one a sample."
             )
@@ -236,10 +285,26 @@ class Layer(nn.Module):
 
     def _names(self) -> tuple[str, ...]:
         spiking = ("spikes", "v_before_reset") if self.neuron.spiking else ()
-        return (*self.neuron.declared_states, *spiking, "output", "input")
+        return (*self.neuron.declared_states, *spiking, "output", "input", "presynaptic")
 
     def extra_repr(self) -> str:
         return f"surrogate={self.surrogate}" if self.neuron.spiking else ""
+
+
+def _adopt(given: Any, fresh: Any) -> Any:
+    """A state that was passed on, checked against the one that would have been fresh."""
+    if getattr(given, "_fields", None) != fresh._fields:
+        raise ValueError(
+            f"got the state of another neuron, {_name(given)}; expected {_name(fresh)}, as this layer returned it."
+        )
+    for name, old, new in zip(fresh._fields, given, fresh, strict=True):
+        got, expected = (f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else "nothing" for s in (old, new))
+        if got != expected:
+            raise ValueError(
+                f"got a state whose {name} has {got}; expected {expected} for this input. "
+                "Pass the state of the same batch, or None to start afresh."
+            )
+    return type(fresh)(*(o.to(n.dtype) if isinstance(o, Tensor) else o for o, n in zip(given, fresh, strict=True)))
 
 
 def _name(value: Any) -> str:

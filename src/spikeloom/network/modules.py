@@ -30,7 +30,13 @@ def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
     if getattr(module, "over_time", False):
         return module(x), ()
     check_input(module, x)
-    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2]), ()
+    y = module(x.flatten(0, 1))
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"{type(module).__name__} returned {type(y).__name__}; expected a tensor. A module with memory of its own "
+            "defines initial_state(x) and forward(x, state) -> (y, state)."
+        )
+    return y.unflatten(0, x.shape[:2]), ()
 
 
 def densify(x: Any, module: nn.Module | None) -> Tensor:

@@ -4,11 +4,12 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..engine import choose
 from ..gradients import BPTT
-from .context import ACTIVE, Context, fresh_seed
+from .context import ACTIVE, Context
 from .layer import Layer
 from .sequential import Sequential, network_dt
 
@@ -24,7 +25,7 @@ class Run:
         state: its state after the last step; pass it to the next run to go on.
         records: "path.name" -> [T, B, *N] for each recorded name; differentiable like the output.
         engines: path of each layer -> the engine that ran it.
-        seed: the seed from which noise was drawn.
+        seed: the seed from which noise was drawn, None where there was none.
         dt: time step in s.
     """
 
@@ -32,7 +33,7 @@ class Run:
     state: Any
     records: dict[str, Tensor]
     engines: dict[str, str]
-    seed: int
+    seed: int | None
     dt: float
 
     def __repr__(self) -> str:
@@ -67,7 +68,8 @@ def run(
         gradient: gradient rule (default `BPTT()`).
         engine: "auto" or the name of an engine, which then runs or raises.
         surrogate: one to use in all layers instead of their own.
-        seed: seed of declared noise (default: drawn from torch's generator).
+        seed: seed of declared noise (default: drawn from torch's generator). A state that is passed on carries its
+            noise with it.
         dt: time step in s that the network is expected to have.
 
     Returns:
@@ -95,7 +97,7 @@ def run(
         surrogate=surrogate,
         record=wanted,
         lengths=lengths,
-        seed=seed if seed is not None else fresh_seed(),
+        seed=seed,
         names={id(m): _strip(name) for name, m in network.named_modules()},
     )
     threads_itself = _takes_state(network)
@@ -111,8 +113,12 @@ def run(
     finally:
         ACTIVE.reset(token)
     _check_names(wanted, context)
+    unused = sorted(set(context.states) - set(context.final))
+    if unused:
+        raise ValueError(f"got states of {unused}, which no layer used; layers that ran: {sorted(context.final)}.")
     output, final = result if threads_itself else (result, context.final)
-    return Run(output, final, context.records, context.engines, context.seed or 0, found)
+    records = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in context.records.items()}
+    return Run(output, final, records, context.engines, context.seed, found)
 
 
 def _takes_state(network: nn.Module) -> bool:

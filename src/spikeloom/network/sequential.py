@@ -7,7 +7,8 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from ..neurons import Neuron
-from ..neurons.neuron import DEFAULT_DT, check_dt
+from ..neurons.declarations import check_dt
+from ..neurons.neuron import DEFAULT_DT
 from .layer import Layer
 from .modules import absent, apply, has_memory
 
@@ -95,6 +96,8 @@ def call(module: nn.Module, x: Any, state: Any) -> tuple[Any, Any]:
     if isinstance(module, Layer | Sequential):
         return module(x, state if began else None)
     if not has_memory(module) and any(isinstance(inner, Neuron) for inner in module.modules()):
+        if isinstance(module, nn.Sequential):
+            raise TypeError("got an nn.Sequential that holds spiking layers; write sl.Sequential, which threads state.")
         result = module(x, state if began else None)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..constraints import positive, time_constant
+from ..constraints import non_negative, time_constant
 from ..fire import Fire
 from ..parameters import Input, Noise, Param, State
 from .integration import decay, rise, synaptic_gain
@@ -45,7 +45,7 @@ class CubaLI(Neuron):
     tau_mem = Param(20e-3, unit="s", constraint=time_constant)
     tau_syn = Param(5e-3, unit="s", constraint=time_constant)
     bias = Param(0.0, optional=True)
-    noise = Param(0.1, constraint=positive, optional=True)
+    noise = Param(0.1, constraint=non_negative, optional=True)
     i = State()
     v = State()
     impulse = Input()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..constraints import positive, time_constant
+from ..constraints import non_negative, time_constant
 from ..fire import Fire
 from ..parameters import Input, Noise, Param, State
 from .integration import decay, rise
@@ -40,7 +40,7 @@ class IF(Neuron):
     v_th = Param(1.0)
     v_reset = Param(0.0)
     bias = Param(0.0, unit="1/s", optional=True)
-    noise = Param(0.0, unit="1/sqrt(s)", constraint=positive, optional=True)
+    noise = Param(0.1, unit="1/sqrt(s)", constraint=non_negative, optional=True)
     v = State()
     impulse = Input()
     current = Input("current")
@@ -86,7 +86,7 @@ class LI(Neuron):
     resets = ("none",)
     tau_mem = Param(20e-3, unit="s", constraint=time_constant)
     bias = Param(0.0, optional=True)
-    noise = Param(0.1, constraint=positive, optional=True)
+    noise = Param(0.1, constraint=non_negative, optional=True)
     v = State()
     impulse = Input()
     current = Input("current")

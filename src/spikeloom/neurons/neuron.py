@@ -1,10 +1,7 @@
 """The contract: a neuron is named parameters, named state, and one pure step."""
 
 import difflib
-import math
-from collections import namedtuple
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -14,11 +11,24 @@ from ..distributions import LogNormal, Normal, Uniform
 from ..fire import Fire
 from ..parameters import Input, Noise, Param, ParameterValue, State, Value
 from ..zero import ZERO
+from .declarations import broadcasts, check_dt, coefficient_type, declarations, fields, size, tuple_type
 
 DEFAULT_DT = 1e-3
-# Entries that the loop keeps beside the declared state: steps left in the refractory period, and the noise's clock.
+# Entries that the loop keeps beside the declared state: steps left in the refractory period; the noise's clock and key.
 # What is not in use is (), which holds no tensors wherever a state is walked (None would count as a leaf).
-KEPT = ("refractory", "clock")
+KEPT = ("refractory", "clock", "stream")
+RESERVED = (
+    "shape",
+    "reset",
+    "refractory",
+    "max_spikes",
+    "comparator",
+    "learn",
+    "dt",
+    "dt_given",
+    "params",
+    "unchecked",
+)
 
 
 class Neuron(nn.Module):
@@ -63,29 +73,32 @@ class Neuron(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        found: dict[type, dict[str, Any]] = {kind: {} for kind in (Param, State, Input, Noise)}
-        for base in reversed(cls.__mro__):
-            for name, declared in vars(base).items():
-                for kind in found:
-                    if isinstance(declared, kind):
-                        found[kind][name] = declared
-        for name, state in found[State].items():
-            if name in KEPT:
-                raise TypeError(
-                    f"{cls.__name__} declares a state named {name!r}, which the time loop keeps; rename it."
-                )
-            if isinstance(state.init, int | float | Param):
-                param = state.init if isinstance(state.init, Param) else Param(float(state.init), unit=state.unit)
+        found = declarations(cls)
+        params, states = found[Param], found[State]
+        for name, state in states.items():
+            init = vars(state)["init"]
+            if isinstance(init, int | float | Tensor | Param):
+                param = init if isinstance(init, Param) else Param(init, unit=state.unit)
                 param.name = f"{name}_init"
                 setattr(cls, param.name, param)
-                found[Param][param.name] = param
+                params[param.name] = param
+            elif not callable(init) and (init not in params or params[init].optional):
+                raise TypeError(
+                    f"{cls.__name__} declares {name} = State(init={init!r}); expected a number, a Param, a function of "
+                    "the neuron, or the name of one of its parameters that is not optional."
+                )
+        for name in (*params, *states, *found[Input], *found[Noise]):
+            if name in KEPT or name in RESERVED or hasattr(Neuron, name) or hasattr(nn.ModuleDict, name):
+                raise TypeError(f"{cls.__name__} declares {name!r}, a name that the library or torch uses; rename it.")
         if found[Noise] and not found[Input]:
             raise TypeError(f"{cls.__name__} declares noise, so its inputs need names too; add `x = sl.Input()`.")
-        cls.declared_params, cls.declared_states = found[Param], found[State]
+        cls.declared_params, cls.declared_states = params, states
         cls.declared_inputs, cls.declared_noise = found[Input], found[Noise]
-        cls.state_type = _tuple_type(cls, "state_type", "State", (*found[State], *KEPT), defaults=len(KEPT))
+        cls.state_type = tuple_type(cls, "state_type", "State", (*found[State], *KEPT), defaults=len(KEPT))
+        # So that torch.load(weights_only=True) takes a saved state.
+        torch.serialization.add_safe_globals([cls.state_type])
         names = (*found[Input], *found[Noise])
-        cls.input_type = _tuple_type(cls, "input_type", "Input", names) if names else None
+        cls.input_type = tuple_type(cls, "input_type", "Input", names) if names else None
 
     def __init__(
         self,
@@ -140,10 +153,11 @@ class Neuron(nn.Module):
                 raise TypeError(f"{type(self).__name__} has no {what} {name!r}; {hint}It has: {known}.")
 
     def _build(self, key: str, declared: Param, value: Value | Param, learned: bool) -> ParameterValue:
-        constraint, scale = declared.constraint, declared.scale
-        if isinstance(value, Param):
-            constraint = value.constraint if value is not declared else constraint
-            scale, value = value.scale if value.scale is not None else scale, value.default
+        # The scale is the declaration's, not the value's: the same class has the same one whatever it is given.
+        source = value if isinstance(value, Param) else declared
+        value, scale = (value.default if isinstance(value, Param) else value), source.scale
+        if scale is None:
+            scale = source.constraint.default_scale(size(source.default))
         name = f"{type(self).__name__}'s {key}"
         if isinstance(value, Normal | LogNormal | Uniform):
             if self.shape is None:
@@ -151,15 +165,15 @@ class Neuron(nn.Module):
             tensor, hint = value.sample(self.shape), f" ({value} was drawn from; LogNormal stays positive)"
         else:
             tensor, hint = torch.as_tensor(value, dtype=torch.float64).detach().clone(), ""
-        if self.shape is not None and not _broadcasts(tensor.shape, self.shape):
+        if self.shape is not None and not broadcasts(tensor.shape, self.shape):
             raise ValueError(f"{name} got shape {tuple(tensor.shape)}; expected one that broadcasts to {self.shape}.")
-        held = ParameterValue(tensor, constraint, scale, learned, declared.unit)
+        held = ParameterValue(tensor, source.constraint, scale, learned, declared.unit)
         try:
             held.check(tensor, self.dt, name)
         except ValueError as error:
             # A time constant is judged against dt, which the network may still set.
             positive = bool((tensor > 0).all() and tensor.isfinite().all())
-            if not constraint.in_steps or self.dt_given or not positive:
+            if not source.constraint.in_steps or self.dt_given or not positive:
                 raise ValueError(f"{error}{hint}") from None
             self.unchecked = True
         return held
@@ -204,16 +218,34 @@ class Neuron(nn.Module):
             held.check(held.initial, dt, f"{type(self).__name__}'s {key}")
         self.unchecked = False
 
+    def _frame(self) -> Tensor:
+        """dt, and what gives raw tensors their meaning: range and scale of each parameter."""
+        held = [self._held(name) for name in self.params]
+        numbers = [self.dt, *(x for h in held for x in (*h.constraint.numbers(), h.scale))]
+        return torch.tensor(numbers, dtype=torch.float64)
+
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.dt, dtype=torch.float64)
+        return self._frame()
 
     def set_extra_state(self, state: Tensor) -> None:
-        saved = float(state)
-        if not math.isclose(saved, self.dt, rel_tol=1e-12):
+        saved, mine = state.double().cpu(), self._frame()
+        if not torch.isclose(saved[0], mine[0], rtol=1e-6, atol=0):
             raise ValueError(
-                f"these parameters were saved at dt={saved:g} s and this {type(self).__name__} has dt={self.dt:g} s; "
-                f"build the network with dt={saved:g}."
+                f"these parameters were saved at dt={saved[0]:g} s, and this {type(self).__name__} has "
+                f"dt={self.dt:g} s; build the network with dt={saved[0]:g}."
             )
+        if saved.shape == mine.shape and not torch.allclose(saved, mine, rtol=1e-6, atol=0):
+            which = list(self.params)[int((~torch.isclose(saved, mine, rtol=1e-6)).nonzero()[0] - 1) // 5]
+            raise ValueError(
+                f"the range or scale of {type(self).__name__}'s {which} is not the one these parameters were saved "
+                "with; declare it as it was."
+            )
+
+    def forward(self, *_: Any) -> Any:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} is a neuron and has no time loop; call a layer of it: sl.Layer(connection, {name}(...))."
+        )
 
     def coefficients(self, dt: float) -> Mapping[str, Any]:
         """The numbers of one step at time step `dt` (s): differentiable, any torch, in float64."""
@@ -225,14 +257,15 @@ class Neuron(nn.Module):
         raise NotImplementedError("a neuron defines step(c, z, x, fire); return the output and the new state.")
 
     def rounded_coefficients(self, dtype: torch.dtype) -> Any:
-        """The coefficients as a named tuple in the state's precision, rounded once; `v_reset` is among them."""
+        """The coefficients as a named tuple in the state's precision, rounded once; `v_reset` too where it is used."""
         if self.unchecked:
             self._check_ranges(self.dt)
         found = dict(self.coefficients(self.dt))
-        if "v_reset" not in found:
+        if self.reset == "zero" and "v_reset" not in found:
             found["v_reset"] = self._held("v_reset").value(self.dt) if "v_reset" in self.params else 0.0
-        rounded = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in found.items()}
-        return _coefficient_type(tuple(rounded))(**rounded)
+        # Numbers become tensors, so that no trace of the step holds one as a constant.
+        rounded = {k: _round(v, dtype) for k, v in found.items()}
+        return coefficient_type(tuple(rounded))(**rounded)
 
     def initial_state(self, batch: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
         """The state before the first step, [batch, *shape] each; gradients reach learned initial values."""
@@ -248,7 +281,9 @@ class Neuron(nn.Module):
         if self.refractory:
             kept["refractory"] = torch.zeros((batch, *shape), dtype=dtype, device=device)
         if self.noises:
-            kept["clock"] = torch.zeros((batch,) + (1,) * len(shape), dtype=torch.int64, device=device)
+            kept["clock"] = torch.zeros((batch, *(1,) * len(shape)), dtype=torch.int64, device=device)
+            # Replaced by the layer, which knows the seed.
+            kept["stream"] = torch.zeros_like(kept["clock"])
         states = {name: start(name, vars(state)["init"]) for name, state in self.declared_states.items()}
         return type(self).state_type(**states, **kept)
 
@@ -260,33 +295,35 @@ class Neuron(nn.Module):
     def fill_ports(self, inputs: Mapping[str, Any]) -> Any:
         """What `step` sees as x: the one tensor, or a named tuple in which a port that nothing drives is a zero."""
         kind = type(self).input_type
-        return inputs["x"] if kind is None else kind(*(inputs.get(name, ZERO) for name in _fields(kind)))
+        return inputs["x"] if kind is None else kind(*(inputs.get(name, ZERO) for name in fields(kind)))
 
-    def new_fire(self, c: Any, z: Any, surrogate: Any, edge: Callable[[Tensor], Tensor]) -> Fire:
+    def new_fire(self, c: Any, z: Any, surrogate: Any, reset_edge: str) -> Fire:
         """A `Fire` for one step from state `z`."""
-        held = (z.refractory, getattr(z, self.membrane)) if self.refractory else None
         return Fire(
             surrogate,
             reset=self.reset,
-            v_reset=c.v_reset,
-            edge=edge,
-            held=held,
+            v_reset=getattr(c, "v_reset", 0.0),
+            reset_edge=reset_edge,
+            held=(z.refractory, getattr(z, self.membrane)) if self.refractory else None,
             max_spikes=self.max_spikes,
             comparator=self.comparator,
         )
 
     def advance(
-        self, c: Any, z: Any, inputs: Mapping[str, Any], surrogate: Any, edge: Callable[[Tensor], Tensor]
+        self, c: Any, z: Any, inputs: Mapping[str, Any], surrogate: Any, reset_edge: str
     ) -> tuple[Tensor, Any, Fire]:
         """One step as a time loop takes it: ports filled, refractory period and clock kept."""
-        fire = self.new_fire(c, z, surrogate, edge)
+        fire = self.new_fire(c, z, surrogate, reset_edge)
         output, new = self.step(c, z, self.fill_ports(inputs), fire)
+        for name, value in new.items():
+            if value is ZERO:
+                new[name] = torch.zeros_like(getattr(z, name))
         if self.refractory:
-            assert fire.spikes is not None
+            assert fire.fired is not None
             wait = torch.full_like(z.refractory, self.refractory)
-            new["refractory"] = torch.where(fire.spikes > 0, wait, (z.refractory - 1).clamp(min=0))
+            new["refractory"] = torch.where(fire.fired, wait, (z.refractory - 1).clamp(min=0))
         if self.noises:
-            new["clock"] = z.clock + 1
+            new["clock"], new["stream"] = z.clock + 1, z.stream
         return output, type(self).state_type(**new), fire
 
     def extra_repr(self) -> str:
@@ -297,29 +334,7 @@ class Neuron(nn.Module):
         return ", ".join(parts)
 
 
-def check_dt(dt: float) -> float:
-    if not (isinstance(dt, int | float) and math.isfinite(dt) and dt > 0):
-        raise ValueError(f"got dt={dt!r}; expected a time step in seconds above zero, such as 1e-3.")
-    return float(dt)
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to)))
-
-
-def _fields(kind: Callable[..., Any]) -> tuple[str, ...]:
-    return kind._fields  # type: ignore[attr-defined]
-
-
-def _tuple_type(
-    owner: type, attribute: str, suffix: str, names: tuple[str, ...], defaults: int = 0
-) -> Callable[..., Any]:
-    """A named tuple type that is an attribute of `owner`, so that pickle finds it there."""
-    kind = namedtuple(owner.__name__ + suffix, names, defaults=((),) * defaults)  # type: ignore[misc]
-    kind.__module__, kind.__qualname__ = owner.__module__, f"{owner.__qualname__}.{attribute}"
-    return kind
-
-
-@lru_cache(maxsize=256)
-def _coefficient_type(names: tuple[str, ...]) -> Callable[..., Any]:
-    return namedtuple("Coefficients", names)  # type: ignore[misc]
+def _round(value: Any, dtype: torch.dtype) -> Any:
+    if value is ZERO:
+        return value
+    return value.to(dtype) if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
