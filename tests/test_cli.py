@@ -124,7 +124,10 @@ def test_cross_validation_by_an_option(tmp_path, capfd):
         ),
         ("train digits --set epochs", "A setting is written key=value, for example lr=0.01; got 'epochs'."),
         ("train digits --set epochs=0", "digits got epochs=0; expected a number above 0."),
-        ("train digits --set dropout=2", "spikeloom list digits"),
+        (
+            "train digits --set window=90",
+            "window=90, steps=32; expected 0 < window <= steps. See: spikeloom list digits",
+        ),
         ("train digits --set folds=1", "folds=1"),
         ("train digits --set schedule=step", "schedule got 'step'; expected one of constant, cosine, linear."),
         ("train --resume nowhere", "There is no run to resume in nowhere: it has no file run.json."),

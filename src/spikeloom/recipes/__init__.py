@@ -38,20 +38,20 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         module="digits",
         function="digits",
-        summary="8 x 8 handwritten digits as first-spike times, 64-128-10, the demo",
-        expected="",
+        summary="8 x 8 handwritten digits as first-spike times, 64-256-10, the demo",
+        expected="97 % or more of 360 held-out images, in a minute or two",
     ),
     "rate-patterns": Recipe(
         module="rate_patterns",
         function="rate_patterns",
         summary="which half of 100 Poisson inputs is active? 100-2, read out from membranes or spikes",
-        expected="",
+        expected="100 % of 1,000 fresh trials with either readout, in half a minute",
     ),
     "latency-mnist": Recipe(
         module="latency_mnist",
         function="latency_mnist",
         summary="MNIST as first-spike times over 100 ms, 784-128-10",
-        expected="",
+        expected="not measured yet",
         data="MNIST",
     ),
 }

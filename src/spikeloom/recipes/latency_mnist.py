@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeloom import datasets, decoding, encoding, losses
+from spikeloom.events import Events
 from spikeloom.network import Layer, Sequential
 from spikeloom.neurons import LI, CubaLIF
 from spikeloom.surrogates import SuperSpike
@@ -33,12 +35,13 @@ class LatencyMnist(Experiment):
         tau_mem: membrane time constant of the hidden neurons in seconds.
         tau_readout: time constant of the outputs in seconds.
         width: width of the surrogate.
+        spike_dropout: part of the input spikes that are dropped in training, drawn anew for each batch.
     """
 
     name: ClassVar[str] = "latency-mnist"
 
     epochs: int = 10
-    batch_size: int = 128
+    batch_size: int = 64
     lr: float = 1e-2
     schedule: Schedule = "cosine"
 
@@ -49,6 +52,7 @@ class LatencyMnist(Experiment):
     tau_mem: float = 20e-3
     tau_readout: float = 100e-3
     width: float = 0.1
+    spike_dropout: float = 0.1
 
     def network(self) -> nn.Module:
         first, second = nn.Linear(784, self.hidden, bias=False), nn.Linear(self.hidden, 10, bias=False)
@@ -76,7 +80,18 @@ class LatencyMnist(Experiment):
 
     def _loader(self, images: datasets.Images, shuffle: bool = False) -> datasets.BatchLoader:
         spikes = encoding.latency(images.intensities.flatten(1), self.steps, threshold=self.threshold)
-        return datasets.BatchLoader(spikes, images.labels, self.batch_size, shuffle=shuffle, seed=self.seed)
+        return datasets.BatchLoader(
+            spikes,
+            images.labels,
+            self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            transform=self._drop if shuffle else None,
+        )
+
+    def _drop(self, spikes: Events) -> Events:
+        keep = torch.rand(spikes.total) >= self.spike_dropout
+        return Events.from_coordinates(spikes.time[keep], spikes.batch[keep], spikes.channel[keep], shape=spikes.shape)
 
     def decode(self, output: Tensor) -> Tensor:
         if self.loss_function == "spike_count":
