@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from tables import NEURONS, RESETS, SURROGATES, layer, make, raster
 from torch.func import vjp
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves, tree_map
 
 import spikeloom as sl
+from tables import NEURONS, RESETS, SURROGATES, layer, make, raster
 
 AXES = [
     {},
@@ -96,7 +96,7 @@ def test_gradcheck_through_the_loop(name, reset, refractory, gradient):
         n for n, s in zip(fields._fields, fields, strict=True) if isinstance(s, torch.Tensor) and n != "refractory"
     ]
     tensors = [getattr(fields, n).requires_grad_() for n in names]
-    raw = [p for p in subject.parameters()]
+    raw = list(subject.parameters())
 
     def function(x, *rest):
         state = end._replace(neuron=fields._replace(**dict(zip(names, rest[: len(names)], strict=True))))

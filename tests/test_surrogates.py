@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tables import SURROGATES
 
 import spikeloom as sl
+from tables import SURROGATES
 
 # Points clear of the kinks that some shapes have.
 POINTS = torch.tensor([-3.1, -0.73, -0.31, -0.113, -0.017, 0.013, 0.121, 0.29, 0.71, 2.9], dtype=torch.float64)

@@ -1,8 +1,13 @@
 """spikeloom: train spiking neural networks in PyTorch."""
 
 from . import decoding as decoding
+from . import diagnostics as diagnostics
 from . import encoding as encoding
+from . import initializers as initializers
+from . import losses as losses
+from . import regularizers as regularizers
 from .constraints import between as between
+from .constraints import non_negative as non_negative
 from .constraints import positive as positive
 from .constraints import time_constant as time_constant
 from .constraints import unconstrained as unconstrained

@@ -150,9 +150,6 @@ class Layer(nn.Module):
             fresh = fresh._replace(stream=keys.reshape(fresh.stream.shape))
         neuron_state = fresh if state is None else _adopt(state.neuron, fresh)
         alive = self._alive(context.lengths, first, connection_state)
-        if alive is not None:
-            # Padding may hold anything, NaN included; it is not to reach the gradients.
-            inputs = {port: y.masked_fill(~alive, 0) for port, y in inputs.items()}
         feedback, begin = self._feedback(state, neuron_state, shape, output_dtype, first.device)
         wanted = context.wanted(path, self._names())
         loop = Loop(

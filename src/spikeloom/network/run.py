@@ -107,6 +107,8 @@ def run(
                 f"got {type(state).__name__} as state; expected the state of an earlier run of this network."
             )
         context.states = dict(state)
+    if lengths is not None:
+        inputs = _without_padding(inputs, lengths)
     token = ACTIVE.set(context)
     try:
         result = network(inputs, state) if state is not None and threads_itself else network(inputs)
@@ -119,6 +121,16 @@ def run(
     output, final = result if threads_itself else (result, context.final)
     records = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in context.records.items()}
     return Run(output, final, records, context.engines, context.seed, found)
+
+
+def _without_padding(inputs: Any, lengths: Tensor) -> Any:
+    """Padding may hold anything, NaN included; as it meets weights, zero is all that keeps it from their gradients."""
+    if isinstance(inputs, dict):
+        return {port: _without_padding(x, lengths) for port, x in inputs.items()}
+    if not isinstance(inputs, Tensor) or inputs.dim() < 2 or inputs.shape[1:2] != lengths.shape:
+        return inputs
+    past = torch.arange(len(inputs), device=inputs.device)[:, None] >= lengths.to(inputs.device)
+    return inputs.masked_fill(past.reshape(*past.shape, *(1,) * (inputs.dim() - 2)), 0)
 
 
 def _takes_state(network: nn.Module) -> bool:

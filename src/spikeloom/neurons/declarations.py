@@ -1,6 +1,7 @@
 """What a neuron's class declares, collected and checked."""
 
 import math
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from functools import lru_cache
@@ -50,12 +51,11 @@ def fields(kind: Callable[..., Any]) -> tuple[str, ...]:
     return kind._fields  # type: ignore[attr-defined]
 
 
-def tuple_type(
-    owner: type, attribute: str, suffix: str, names: tuple[str, ...], defaults: int = 0
-) -> Callable[..., Any]:
-    """A named tuple type that is an attribute of `owner`, so that pickle finds it there."""
+def tuple_type(owner: type, suffix: str, names: tuple[str, ...], defaults: int = 0) -> Callable[..., Any]:
+    """A named tuple type that stands beside `owner` in its module, so that pickle and torch.load find it there."""
     kind = namedtuple(owner.__name__ + suffix, names, defaults=((),) * defaults)  # type: ignore[misc]
-    kind.__module__, kind.__qualname__ = owner.__module__, f"{owner.__qualname__}.{attribute}"
+    kind.__module__ = owner.__module__
+    setattr(sys.modules[owner.__module__], kind.__name__, kind)
     return kind
 
 

@@ -94,11 +94,11 @@ class Neuron(nn.Module):
             raise TypeError(f"{cls.__name__} declares noise, so its inputs need names too; add `x = sl.Input()`.")
         cls.declared_params, cls.declared_states = params, states
         cls.declared_inputs, cls.declared_noise = found[Input], found[Noise]
-        cls.state_type = tuple_type(cls, "state_type", "State", (*found[State], *KEPT), defaults=len(KEPT))
+        cls.state_type = tuple_type(cls, "State", (*found[State], *KEPT), defaults=len(KEPT))
         # So that torch.load(weights_only=True) takes a saved state.
         torch.serialization.add_safe_globals([cls.state_type])
         names = (*found[Input], *found[Noise])
-        cls.input_type = tuple_type(cls, "input_type", "Input", names) if names else None
+        cls.input_type = tuple_type(cls, "Input", names) if names else None
 
     def __init__(
         self,
