@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from spikeloom import parameter_groups
+from spikeloom.parameters import parameter_groups
 
 OPTIMISERS = {
     "adam": torch.optim.Adam,
