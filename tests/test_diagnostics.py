@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom import diagnostics
 
 X = (torch.rand(50, 4, 20, generator=torch.Generator().manual_seed(1)) < 0.1).float()
 
@@ -22,7 +21,7 @@ def mean_square(output):
 
 
 def watched(net, x=X, loss=mean_square):
-    with diagnostics.watch(net) as report:
+    with sl.diagnostics.watch(net) as report:
         output, _ = net(x)
         if loss is not None:
             loss(output).backward()
@@ -111,7 +110,7 @@ def test_a_share_of_dead_neurons():
     assert kinds(report) == [("0", "dead")]
     assert "90% of its neurons never fired" in report.problems[0].what
     net = network(sl.LIF(30, v_th=threshold), gain=3.0)
-    with torch.no_grad(), diagnostics.watch(net, share=0.95) as report:
+    with torch.no_grad(), sl.diagnostics.watch(net, share=0.95) as report:
         net(X)
     assert report.problems == []
 
@@ -119,11 +118,11 @@ def test_a_share_of_dead_neurons():
 def test_a_dead_neuron_is_one_that_fires_in_none_of_the_passes():
     net = sl.Sequential(sl.Layer(None, sl.IF(2)))
     left = torch.tensor([2.0, 0.0]).expand(5, 1, 2)
-    with torch.no_grad(), diagnostics.watch(net, share=0.5) as report:
+    with torch.no_grad(), sl.diagnostics.watch(net, share=0.5) as report:
         net(left)
         net(left.flip(-1))
     assert report.problems == []
-    with torch.no_grad(), diagnostics.watch(net, share=0.5) as report:
+    with torch.no_grad(), sl.diagnostics.watch(net, share=0.5) as report:
         net(left)
     assert kinds(report) == [("0", "dead"), ("0", "saturated")]
 
@@ -164,7 +163,7 @@ def test_a_block_without_backward_pass_and_one_that_needs_none():
 
 
 def test_layers_that_were_not_called():
-    with diagnostics.watch(network()) as report:
+    with sl.diagnostics.watch(network()) as report:
         pass
     assert kinds(report) == [("0", "unused"), ("1", "unused")]
 
@@ -198,7 +197,7 @@ def test_operations_of_a_convolution_know_its_edges_and_stride():
 
 def test_rates_leave_padding_out():
     net = sl.Sequential(sl.Layer(None, sl.IF(1, bias=2e3)))
-    with torch.no_grad(), diagnostics.watch(net) as report:
+    with torch.no_grad(), sl.diagnostics.watch(net) as report:
         sl.run(net, torch.zeros(10, 2, 1), lengths=torch.tensor([10, 5]))
     assert report.rates["0"] == pytest.approx(1000)
     assert kinds(report) == [("0", "saturated")]
@@ -211,7 +210,7 @@ def test_events_and_ports_count_as_input():
         silence = sl.Events.from_dense(torch.zeros_like(X))
         assert "Its input is all zero" in watched(net, silence, loss=None).problems[0].advice
     layer = sl.Layer(None, sl.LIF(20, v_th=1e3))
-    with torch.no_grad(), diagnostics.watch(layer) as report:
+    with torch.no_grad(), sl.diagnostics.watch(layer) as report:
         layer({"impulse": X})
     assert "Raise its weights" in report.problems[0].advice
 
@@ -224,7 +223,7 @@ def test_a_smooth_spike_is_not_counted():
 
 def test_a_layer_alone_and_one_called_step_by_step():
     layer = sl.Layer(nn.Linear(20, 30), sl.LIF(30, v_th=1e3))
-    with diagnostics.watch(layer) as report:
+    with sl.diagnostics.watch(layer) as report:
         state, loss = None, torch.zeros(())
         for x in X.split(1):
             spikes, state = layer(x, state)
@@ -277,17 +276,17 @@ def test_old_gradients_do_not_hide_a_zero_one():
 
 def test_an_error_in_the_block_comes_through_and_hooks_go():
     net = network()
-    with pytest.raises(ValueError, match="expected"), diagnostics.watch(net) as report:
+    with pytest.raises(ValueError, match="expected"), sl.diagnostics.watch(net) as report:
         net(X[..., :3])
     assert kinds(report) == [("0", "unused"), ("1", "unused")]
     assert not any(m._forward_hooks for m in net.modules())
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="watch got str; expected the network"), diagnostics.watch("net"):  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="watch got str; expected the network"), sl.diagnostics.watch("net"):  # type: ignore[arg-type]
         pass
     with pytest.raises(ValueError, match=r"watch got Linear, which holds no sl\.Layer"):
-        diagnostics.watch(nn.Linear(2, 2)).__enter__()
+        sl.diagnostics.watch(nn.Linear(2, 2)).__enter__()
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"share=.*expected a part of the neurons"):
-            diagnostics.watch(network(), share=share).__enter__()
+            sl.diagnostics.watch(network(), share=share).__enter__()

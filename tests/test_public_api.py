@@ -20,8 +20,8 @@ PUBLIC = [
     *("Exponential", "FastSigmoid", "Fire", "Gaussian", "IF", "Input", "LI", "LIF", "Layer", "LayerState"),
     *("LogNormal", "MultiGaussian", "Neuron", "Noise", "Normal", "Param", "ReLU", "Run", "Sequential", "Sigmoid"),
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),
-    *("detach", "encoding", "parameter_groups", "positive", "run", "time_constant", "unconstrained"),
-    "unit_interval",
+    *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
+    *("regularizers", "run", "time_constant", "unconstrained", "unit_interval"),
 ]
 
 # A module imports from its own level or from lower ones. `import spikeloom` itself stands on ROOT.
