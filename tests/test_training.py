@@ -70,6 +70,19 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     assert len(whole.rows) == 3
 
 
+def test_threads_are_set_for_the_training_and_put_back(tmp_path):
+    seen = []
+
+    class Watch(lightning.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            seen.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    fit(Small(epochs=1, threads=before + 1), tmp_path, callbacks=(Watch(),))
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
 def test_seeds_decide_everything(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.rand(seed + 5)
@@ -265,6 +278,7 @@ def test_task_refuses(arguments, sentence):
     [
         ({"epochs": 0}, "epochs=0; expected a number above 0"),
         ({"lr": -1.0}, r"lr=-1\.0; expected a number above 0"),
+        ({"threads": -1}, "threads=-1; expected 1 or more, or 0"),
         ({"seeds": 0}, "seeds=0; expected a number above 0"),
         ({"validation": 1.0}, r"validation=1\.0; expected a part from 0 to below 1"),
     ],

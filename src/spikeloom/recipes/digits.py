@@ -39,16 +39,17 @@ class Digits(Experiment):
 
     name: ClassVar[str] = "digits"
 
-    epochs: int = 40
-    batch_size: int = 32
+    epochs: int = 30
+    batch_size: int = 64
     lr: float = 1e-2
     time_constant_lr: float | None = 1e-2
     schedule: Schedule = "cosine"
+    threads: int = 1
 
     hidden: int = 256
     steps: int = 32
     window: int = 24
-    jitter: float = 0.05
+    jitter: float = 0.15
     width: float = 0.5
     folds: int = 0
     fold: int = 0

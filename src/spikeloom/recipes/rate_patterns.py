@@ -42,6 +42,7 @@ class RatePatterns(Experiment):
     epochs: int = 5
     batch_size: int = 32
     lr: float = 2e-2
+    threads: int = 1
 
     readout: Literal["membrane", "spikes"] = "membrane"
     inputs: int = 100

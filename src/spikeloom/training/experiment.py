@@ -55,6 +55,8 @@ class Experiment(ABC):
         test: look at the test set, once, after the last epoch. Turn it off while choosing settings.
         seed: fixes the initial weights, the order of the samples and all noise.
         seeds: train so many times, with seed, seed + 1, ..., and report mean and spread.
+        threads: CPU threads of torch; 0 leaves it to torch. Small networks are fastest with 1. Sums may round
+            differently with another number, so that runs are equal bit for bit only if this is equal too.
     """
 
     name: ClassVar[str] = "experiment"
@@ -72,6 +74,7 @@ class Experiment(ABC):
     test: bool = True
     seed: int = 0
     seeds: int = 1
+    threads: int = 0
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -106,6 +109,10 @@ class Experiment(ABC):
         for key, value in positive.items():
             if not value > 0:
                 raise ValueError(f"{self.name} got {key}={value}; expected a number above 0.")
+        if self.threads < 0:
+            raise ValueError(
+                f"{self.name} got threads={self.threads}; expected 1 or more, or 0 for torch's own choice."
+            )
         if not 0 <= self.validation < 1:
             raise ValueError(f"{self.name} got validation={self.validation}; expected a part from 0 to below 1.")
         if self.patience and not self.validation:

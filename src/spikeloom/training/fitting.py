@@ -110,7 +110,7 @@ def fit(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        with _interruptible(trainer):
+        with _interruptible(trainer), _threads(experiment.threads):
             trainer.fit(
                 task,
                 splits.train,
@@ -139,6 +139,17 @@ def make_task(experiment: Experiment, splits: Splits) -> Task:
         optimiser=experiment.optimiser,
         schedule=experiment.schedule,
     )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many CPU threads within, and as many as before afterwards; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
