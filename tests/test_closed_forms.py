@@ -142,6 +142,11 @@ def test_refractory_period_in_whole_steps(refractory):
     assert (run.records["v"][run.output == 0] == 0).all(), "the membrane is held at its reset value"
 
 
+def test_a_membrane_held_above_threshold_does_not_fire():
+    spikes, _ = sl.Layer(None, sl.IF(1, refractory=2))(torch.tensor([3.5, 0.0, 0.0, 0.0, 0.0, 0.0]).reshape(6, 1, 1))
+    assert spikes.flatten().tolist() == [1, 0, 0, 1, 0, 0]  # 3.5 - 1 = 2.5 held, 2.5 - 1 = 1.5 held
+
+
 def test_resets_and_records_before_and_after():
     x = torch.full((1, 1, 1), 3.0, dtype=torch.float64)
     for reset, after in (("subtract", 3 * math.exp(-0.05) - 1.2), ("zero", -0.3), ("none", 3 * math.exp(-0.05))):

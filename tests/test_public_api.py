@@ -16,7 +16,21 @@ REPOSITORY = Path(__file__).parents[1]
 
 # A name that is added or taken away is a change of the interface: change this list with it, and the changelog.
 PUBLIC = [
-    *("ALIF", "ATan", "AdLIF", "BPTT", "Boxcar", "CubaLI", "CubaLIF", "Custom", "Dropout", "Erf", "Events"),
+    *(
+        "datasets",
+        "plots",
+        "ALIF",
+        "ATan",
+        "AdLIF",
+        "BPTT",
+        "Boxcar",
+        "CubaLI",
+        "CubaLIF",
+        "Custom",
+        "Dropout",
+        "Erf",
+        "Events",
+    ),
     *("Exponential", "FastSigmoid", "Fire", "Gaussian", "IF", "Input", "LI", "LIF", "Layer", "LayerState"),
     *("LogNormal", "MultiGaussian", "Neuron", "Noise", "Normal", "Param", "ReLU", "Run", "Sequential", "Sigmoid"),
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),

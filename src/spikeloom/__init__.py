@@ -1,10 +1,12 @@
 """spikeloom: train spiking neural networks in PyTorch."""
 
+from . import datasets as datasets
 from . import decoding as decoding
 from . import diagnostics as diagnostics
 from . import encoding as encoding
 from . import initializers as initializers
 from . import losses as losses
+from . import plots as plots
 from . import regularizers as regularizers
 from .constraints import between as between
 from .constraints import non_negative as non_negative

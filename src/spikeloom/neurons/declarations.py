@@ -52,10 +52,15 @@ def fields(kind: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def tuple_type(owner: type, suffix: str, names: tuple[str, ...], defaults: int = 0) -> Callable[..., Any]:
-    """A named tuple type that stands beside `owner` in its module, so that pickle and torch.load find it there."""
+    """A named tuple type that stands beside `owner` in its module, so that pickle and torch.load find it there.
+
+    Where the module is gone or has that name for something else, it stays out, and its tuples cannot be pickled.
+    """
     kind = namedtuple(owner.__name__ + suffix, names, defaults=((),) * defaults)  # type: ignore[misc]
     kind.__module__ = owner.__module__
-    setattr(sys.modules[owner.__module__], kind.__name__, kind)
+    module = sys.modules.get(owner.__module__)
+    if module is not None and hasattr(getattr(module, kind.__name__, kind), "_fields"):
+        setattr(module, kind.__name__, kind)
     return kind
 
 
