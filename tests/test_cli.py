@@ -17,7 +17,7 @@ from spikeloom import cli, recipes
 from spikeloom.training import fitting
 
 GO_ON = "Interrupted. Go on, from the start of this epoch, with: spikeloom train --resume"
-DIGITS = ["epochs=2", "hidden=8", "steps=5", "batch_size=512"]
+DIGITS = ["epochs=2", "hidden=8", "steps=5", "window=4", "batch_size=512"]
 
 
 @pytest.fixture(autouse=True)
