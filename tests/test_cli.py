@@ -1,5 +1,6 @@
 """The command line: exit codes, sentences, resuming, directories; run in this process with a small recipe."""
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the command line trains with the extra spikeloom[train]")
 import lightning.pytorch as lightning
+from rich.console import Console
 
 from spikeloom import cli, recipes
 from spikeloom.training import fitting
@@ -51,16 +53,13 @@ def test_train_writes_a_run_and_prints_it(tmp_path, capfd):
 
 def test_the_same_command_again_takes_a_sibling(tmp_path, capfd):
     command = ["train", "digits", "--set", *DIGITS, "epochs=1", "--out", "here"]
-    assert [cli.main(command), cli.main(command), cli.main(command)] == [0, 0, 0]
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("here")) == [
-        "here",
-        "here-2",
-        "here-3",
-    ]
-    assert "here is in use, so this run goes to here-3." in capfd.readouterr().out
-    assert torch.equal(
-        weights(tmp_path / "here")["1.connection.weight"], weights(tmp_path / "here-3")["1.connection.weight"]
-    )
+    assert [cli.main(command), cli.main(command)] == [0, 0]
+    assert sorted(path.name for path in tmp_path.glob("here*")) == ["here", "here-2"]
+    assert "here is in use, so this run goes to here-2." in capfd.readouterr().out
+    one, two = weights(tmp_path / "here"), weights(tmp_path / "here-2")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    (tmp_path / "here-3").mkdir()  # an empty directory is as good as none
+    assert cli._free(tmp_path / "here-3", Console(quiet=True)) == tmp_path / "here-3"
 
 
 def test_ctrl_c_and_resume(tmp_path, capfd, monkeypatch):
@@ -78,8 +77,9 @@ def test_ctrl_c_and_resume(tmp_path, capfd, monkeypatch):
         assert fitting.SeedEachEpoch is seed
     assert capfd.readouterr().err == f"spikeloom: {GO_ON} 'a cut'\n"
     assert not (tmp_path / "a cut/metrics.json").exists()
-    assert cli.main([*command, "--out", "a cut", "--epochs", "1"]) == 0
-    assert "It holds an unfinished run; to go on with that: spikeloom train --resume" in capfd.readouterr().out
+    stream = io.StringIO()
+    assert cli._free(tmp_path / "a cut", Console(file=stream)) == tmp_path / "a cut-2"
+    assert "It holds an unfinished run; to go on with that: spikeloom train --resume" in stream.getvalue()
     assert cli.main(["train", "--resume", "a cut"]) == 0
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "a cut")
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -106,8 +106,7 @@ def _train(options: argparse.Namespace) -> int:
     try:
         metrics = train(experiment, directory, data_dir=data_dir, **kind)
     except KeyboardInterrupt:
-        resume = shlex.join(["spikeloom", "train", "--resume", str(directory)])
-        return _complain(f"Interrupted. Go on, from the start of this epoch, with: {resume}", INTERRUPTED)
+        return _complain(f"Interrupted. Go on, from the start of this epoch, with: {_resume(directory)}", INTERRUPTED)
     _print_metrics(metrics, directory, console)
     return 0
 
@@ -167,11 +166,13 @@ def _free(directory: Path, console: Console) -> Path:
     while (sibling := directory.with_name(f"{directory.name}-{number}")).exists():
         number += 1
     unfinished = (directory / RUN).exists() and not (directory / "metrics.json").exists()
-    hint = (
-        f" It holds an unfinished run; to go on with that: spikeloom train --resume {directory}" if unfinished else ""
-    )
+    hint = f" It holds an unfinished run; to go on with that: {_resume(directory)}" if unfinished else ""
     console.print(f"{directory} is in use, so this run goes to {sibling}.{hint}", highlight=False, soft_wrap=True)
     return sibling
+
+
+def _resume(directory: Path) -> str:
+    return shlex.join(["spikeloom", "train", "--resume", str(directory)])
 
 
 def _print_metrics(metrics: dict[str, Any], directory: Path, console: Console) -> None:
