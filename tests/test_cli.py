@@ -1,5 +1,6 @@
 """The command line: exit codes, sentences, resuming, directories; run in this process with a small recipe."""
 
+import functools
 import io
 import json
 import os
@@ -90,7 +91,10 @@ def test_ctrl_c_and_resume(tmp_path, capfd, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_a_real_signal_in_a_real_process(tmp_path):
     command = [sys.executable, "-m", "spikeloom", "train", "digits", "--set", *DIGITS, "epochs=100000", "--out", "run"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # pytest-xdist's workers ignore Ctrl-C, and their children would inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     assert lines[2].startswith("epoch   2/100000")
