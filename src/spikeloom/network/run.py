@@ -76,7 +76,11 @@ def run(
         A `Run`.
 
     Raises:
-        ValueError: an unknown name to record, an unknown engine, lengths that do not fit, another dt.
+        ValueError: an unknown name to record, an unknown engine, lengths that do not fit, another dt, a state that no
+            layer used.
+
+    To save memory write `gradient=BPTT(checkpoint=...)`: a `torch.utils.checkpoint` of your own around a layer would
+    compute it again after the run has ended, without the run's settings.
 
     >>> import torch, spikeloom as sl
     >>> net = sl.Sequential(sl.Layer(torch.nn.Linear(4, 3), sl.LIF(3)), sl.Layer(torch.nn.Linear(3, 2), sl.LI(2)))

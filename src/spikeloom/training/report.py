@@ -30,6 +30,9 @@ table { border-collapse: collapse; margin: 0.5rem 0 } td, th { padding: 0.15rem 
 tr + tr > * { border-top: 1px solid #ddd } pre { background: #f4f4f4; padding: 0.7rem; overflow-x: auto }
 """
 
+# The states that are drawn over time, where a neuron has them.
+TRACES = {"v": "membrane", "i": "synaptic current"}
+
 
 def versions() -> dict[str, str]:
     """The versions that numbers may depend on.
@@ -65,7 +68,7 @@ def write_report(experiment: Experiment, fitted: Fitted, directory: str | Path, 
     kinds = [module for module in network.modules() if isinstance(module, Neuron)]
     names = (
         *(("spikes",) if fires(network) else ()),
-        *(("v",) if any("v" in n.declared_states for n in kinds) else ()),
+        *(state for state in TRACES if any(state in n.declared_states for n in kinds)),
     )
     watched = watch(network, inputs, names) if kinds else None
     last = fitted.rows[-1] if fitted.rows else {}
@@ -166,23 +169,26 @@ def _confusion(experiment: Experiment, fitted: Fitted) -> list[Figure]:
 
 
 def _activity(inputs: Any, watched: Any) -> list[Figure]:
-    """What one sample does: its spikes, layer by layer, and the membranes of a few neurons of each layer."""
+    """What one sample does: its spikes, layer by layer, with membrane and current of a few neurons of each layer."""
     sample = inputs.to_dense() if hasattr(inputs, "to_dense") and not isinstance(inputs, torch.Tensor) else inputs
     figures = []
     if sample.dim() >= 3 and bool(((sample == 0) | (sample == 1)).all()):
         figure, (ax,) = _figure()
         plots.plot_raster(sample[:, 0], dt=watched.dt, title="One sample: input spikes", ax=ax)
         figures.append(figure)
-    for name, values in watched.records.items():
-        layer, _, kind = name.rpartition(".")
-        figure, (ax,) = _figure()
-        of = f"layer {layer}" if layer else "the layer"
-        if kind == "spikes":
-            plots.plot_raster(values[:, 0], dt=watched.dt, title=f"One sample: spikes of {of}", ax=ax)
-        else:
-            few = values[:, 0].flatten(1)[:, :5]
-            plots.plot_traces({"membrane": few}, dt=watched.dt, title=f"One sample: first neurons of {of}", ax=ax)
-        figures.append(figure)
+    for path in watched.engines:
+        of, prefix = (f"layer {path}", f"{path}.") if path else ("the layer", "")
+        traces = {word: watched.records.get(prefix + state) for state, word in TRACES.items()}
+        few = {word: values[:, 0].flatten(1)[:, :5] for word, values in traces.items() if values is not None}
+        if few:
+            figure, (ax,) = _figure()
+            plots.plot_traces(few, dt=watched.dt, title=f"One sample: first neurons of {of}", ax=ax)
+            figures.append(figure)
+        if prefix + "spikes" in watched.records:
+            figure, (ax,) = _figure()
+            spikes = watched.records[prefix + "spikes"][:, 0]
+            plots.plot_raster(spikes, dt=watched.dt, title=f"One sample: spikes of {of}", ax=ax)
+            figures.append(figure)
     return figures
 
 
