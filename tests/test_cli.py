@@ -128,6 +128,10 @@ def test_cross_validation_by_an_option(tmp_path, capfd):
         ),
         ("train digits --set epochs", "A setting is written key=value, for example lr=0.01; got 'epochs'."),
         ("train digits --set epochs=0", "digits got epochs=0; expected a number above 0."),
+        ("train digits --set hidden=0", "digits got hidden=0; expected a number above 0."),
+        ("train rate-patterns --set train_trials=0", "rate-patterns got train_trials=0; expected a number above 0."),
+        ("train rate-patterns --set rate=-5", "rate-patterns got rate=-5.0; expected a number above 0."),
+        ("train latency-mnist --set threshold=7", "latency-mnist got threshold=7.0; expected a number from 0 to 1."),
         (
             "train digits --set window=90",
             "window=90, steps=32; expected 0 < window <= steps. See: spikeloom list digits",

@@ -38,6 +38,8 @@ class Digits(Experiment):
     """
 
     name: ClassVar[str] = "digits"
+    positive: ClassVar[tuple[str, ...]] = ("hidden", "width")
+    parts: ClassVar[tuple[str, ...]] = ("jitter",)
 
     epochs: int = 30
     batch_size: int = 64

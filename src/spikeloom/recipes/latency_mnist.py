@@ -39,6 +39,8 @@ class LatencyMnist(Experiment):
     """
 
     name: ClassVar[str] = "latency-mnist"
+    positive: ClassVar[tuple[str, ...]] = ("hidden", "steps", "tau_mem", "tau_readout", "width")
+    parts: ClassVar[tuple[str, ...]] = ("threshold", "spike_dropout")
 
     epochs: int = 8
     batch_size: int = 64

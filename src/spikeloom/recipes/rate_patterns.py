@@ -38,6 +38,7 @@ class RatePatterns(Experiment):
     """
 
     name: ClassVar[str] = "rate-patterns"
+    positive: ClassVar[tuple[str, ...]] = ("inputs", "steps", "rate", "train_trials", "test_trials", "gain")
 
     epochs: int = 5
     batch_size: int = 32

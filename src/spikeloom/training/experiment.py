@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -60,6 +61,9 @@ class Experiment(ABC):
     """
 
     name: ClassVar[str] = "experiment"
+    # Settings of a recipe's own that must be above 0, and those that must lie from 0 to 1.
+    positive: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[tuple[str, ...]] = ()
 
     epochs: int = 10
     batch_size: int = 128
@@ -100,15 +104,14 @@ class Experiment(ABC):
 
     def check(self) -> None:
         """Raise ValueError, with a sentence, if settings are out of range or do not go together."""
-        positive: dict[str, Any] = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "seeds": self.seeds,
-            "lr": self.lr,
-        }
-        for key, value in positive.items():
-            if not value > 0:
+        for key in ("epochs", "batch_size", "seeds", "lr", *self.positive):
+            value = getattr(self, key)
+            if not 0 < value < math.inf:
                 raise ValueError(f"{self.name} got {key}={value}; expected a number above 0.")
+        for key in self.parts:
+            value = getattr(self, key)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{self.name} got {key}={value}; expected a number from 0 to 1.")
         if self.threads < 0:
             raise ValueError(
                 f"{self.name} got threads={self.threads}; expected 1 or more, or 0 for torch's own choice."
