@@ -52,7 +52,7 @@ ORDER = [
     {"cli", "doctor", "__main__"},
 ]
 ROOT = 6
-HEAVY = ("lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "rich", "numba")
+HEAVY = ("lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "rich", "numba", "torch._dynamo")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(f.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").strip("."): f for f in FILES}

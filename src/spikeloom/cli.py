@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Misuse as error:
         return _complain(str(error), MISUSED)
     except (FileNotFoundError, ImportError) as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("rich"):
+            return _complain("The command line needs rich. Write: pip install 'spikeloom[train]'", FAILED)
         if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("spikeloom"):
             raise  # our own fault, not a missing package
         return _complain(str(error), FAILED)
@@ -224,10 +226,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _console() -> Console:
-    try:
-        from rich.console import Console
-    except ModuleNotFoundError as error:
-        raise ImportError("The command line needs rich. Write: pip install 'spikeloom[train]'") from error
+    from rich.console import Console
+
     return Console()
 
 

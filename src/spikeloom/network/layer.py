@@ -13,9 +13,8 @@ from ..neurons import Neuron
 from ..neurons.declarations import broadcasts
 from ..surrogates import Smooth, SpikeFunction, SuperSpike, Surrogate
 from .context import ACTIVE, Context
+from .eagerly import eagerly
 from .modules import absent, apply, densify, has_memory
-
-eagerly: Any = torch.compiler.disable
 
 
 class LayerState(NamedTuple):
