@@ -73,7 +73,7 @@ def test_idx_refuses_damaged_files(tmp_path, content, sentence):
         datasets.read_idx(tmp_path / "x")
 
 
-@pytest.mark.parametrize("damage", [b"not gzip", gzip.compress(b"0" * 1000)[:-9]])
+@pytest.mark.parametrize("damage", [b"not gzip", gzip.compress(b"0" * 1000)[:-9]], ids=["not gzip", "cut short"])
 def test_damaged_gzip_is_named(tmp_path, damage):
     (tmp_path / "x.gz").write_bytes(damage)
     with pytest.raises(ValueError, match="not a complete gzip file"):
