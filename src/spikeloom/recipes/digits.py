@@ -77,16 +77,8 @@ class Digits(Experiment):
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
         train = datasets.digits(train=True, folds=self.folds, fold=self.fold)
-        held_out = None
-        if self.validation:
-            train, held_out = train.hold_out(self.validation)
         test = datasets.digits(train=False, folds=self.folds, fold=self.fold)
-        return Splits(
-            self._loader(train, shuffle=True),
-            self._loader(test),
-            self._loader(held_out) if held_out else None,
-            classes=test.classes,
-        )
+        return Splits.of(self._loader, train, test, self.validation)
 
     def _loader(self, images: datasets.Images, shuffle: bool = False) -> datasets.BatchLoader:
         encode = partial(self._encode, jitter=self.jitter if shuffle else 0.0)

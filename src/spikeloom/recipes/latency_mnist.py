@@ -69,16 +69,8 @@ class LatencyMnist(Experiment):
         )
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
-        train, held_out = datasets.mnist(data_dir, train=True), None
-        if self.validation:
-            train, held_out = train.hold_out(self.validation)
-        test = datasets.mnist(data_dir, train=False)
-        return Splits(
-            self._loader(train, shuffle=True),
-            self._loader(test),
-            self._loader(held_out) if held_out else None,
-            classes=test.classes,
-        )
+        train, test = datasets.mnist(data_dir, train=True), datasets.mnist(data_dir, train=False)
+        return Splits.of(self._loader, train, test, self.validation)
 
     def _loader(self, images: datasets.Images, shuffle: bool = False) -> datasets.BatchLoader:
         spikes = encoding.latency(images.intensities.flatten(1), self.steps, threshold=self.threshold)

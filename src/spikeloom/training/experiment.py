@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from spikeloom.datasets import Images
 from spikeloom.datasets.batches import BatchLoader
 
 Optimiser = Literal["adam", "adamw", "adamax", "sgd"]
@@ -33,6 +34,14 @@ class Splits:
     test: BatchLoader
     validation: BatchLoader | None = None
     classes: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, load: Callable[..., BatchLoader], train: Images, test: Images, validation: float) -> Splits:
+        """Batches of images, with a part of the training set held out; `load(images, shuffle=False)` makes batches."""
+        held_out = None
+        if validation:
+            train, held_out = train.hold_out(validation)
+        return cls(load(train, shuffle=True), load(test), load(held_out) if held_out else None, test.classes)
 
 
 @dataclass(kw_only=True)
