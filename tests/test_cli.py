@@ -88,6 +88,15 @@ def test_ctrl_c_and_resume(tmp_path, capfd, monkeypatch):
     assert one | {"seconds": 0} == two | {"seconds": 0}
 
 
+def test_a_damaged_checkpoint_is_named(tmp_path, capfd, monkeypatch):
+    (tmp_path / "run").mkdir()
+    begun = {"recipe": "digits", "settings": DIGITS, "data_dir": None, "device": "cpu", "command": "spikeloom train"}
+    (tmp_path / "run/run.json").write_text(json.dumps(begun))
+    (tmp_path / "run/last.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    assert cli.main(["train", "--resume", "run"]) == 1
+    assert "run/last.ckpt is damaged, so this run cannot go on; start a new one" in capfd.readouterr().err
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_a_real_signal_in_a_real_process(tmp_path):
     command = [sys.executable, "-m", "spikeloom", "train", "digits", "--set", *DIGITS, "epochs=100000", "--out", "run"]

@@ -119,7 +119,11 @@ def test_distributions_have_their_moments():
         ),
         (lambda: sl.LIF(3, tau_mem=float("nan")), ValueError, "tau_mem got nan; expected finite"),
         (lambda: sl.LIF(3, tau_mem=sl.Normal(1e-3, 1.0)), ValueError, "LogNormal stays positive"),
-        (lambda: sl.LIF(3, tau_mem=50.0, dt=1e-3), ValueError, "0.1 to 10000 steps of dt = 0.001 s"),
+        (
+            lambda: sl.LIF(3, tau_mem=50.0, dt=1e-3),
+            ValueError,
+            "0.1 to 10000 steps of dt = 0.001 s. It is in seconds: 20 ms",
+        ),
         (lambda: sl.LIF(3, tau_men=1.0), TypeError, r"no parameter 'tau_men'; did you mean 'tau_mem'\?"),
         (lambda: sl.LIF(3, learn=("v_t",)), TypeError, r"no parameter to learn 'v_t'; did you mean 'v_th'\?"),
         (lambda: sl.LIF(tau_mem=sl.LogNormal(0.02, 0.1)), ValueError, "has no shape to draw for; give it one"),

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.action(options)
     except Misuse as error:
         return _complain(str(error), MISUSED)
-    except (FileNotFoundError, ImportError) as error:
+    except (OSError, ImportError) as error:
         if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("rich"):
             return _complain("The command line needs rich. Write: pip install 'spikeloom[train]'", FAILED)
         if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("spikeloom"):

@@ -143,7 +143,14 @@ class ParameterValue(nn.Module):
             low, high = float(value.min()), float(value.max())
             got = f"{low:g}" if value.numel() == 1 else f"values from {low:g} to {high:g}"
             inside = " (inside, not on the bound, as it is learned)" if self.learned else ""
-            raise ValueError(f"{name} got {got}; expected finite values {self.constraint.describe(dt)}{inside}.")
+            seconds = (
+                " It is in seconds: 20 ms are 20e-3."
+                if self.unit == "s" and high > self.constraint.bounds(dt)[1]
+                else ""
+            )
+            raise ValueError(
+                f"{name} got {got}; expected finite values {self.constraint.describe(dt)}{inside}.{seconds}"
+            )
 
     def extra_repr(self) -> str:
         low, high = float(self.initial.min()), float(self.initial.max())

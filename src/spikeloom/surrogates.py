@@ -43,7 +43,10 @@ class Surrogate:
 
     def integral(self, y: Tensor) -> Tensor:
         """A function whose derivative is the shape."""
-        raise NotImplementedError(f"{type(self).__name__} defines no integral(y), so it cannot be made smooth.")
+        raise TypeError(
+            f"{type(self).__name__} defines no integral(y), so it cannot be made smooth; define it, or write "
+            "Custom(of_primitive=F)."
+        )
 
     def derivative(self, u: Tensor) -> Tensor:
         """ds/du at u = v - v_th."""
@@ -278,7 +281,7 @@ class Custom(Surrogate):
 
     Raises:
         ValueError: neither function is given.
-        NotImplementedError: `Smooth` of a surrogate that knows its derivative only.
+        TypeError: `Smooth` of a surrogate that knows its derivative only.
 
     >>> import torch, spikeloom as sl
     >>> sl.Custom(of_primitive=torch.tanh).derivative(torch.tensor([0.0]))
@@ -312,12 +315,18 @@ class Smooth:
     Args:
         surrogate: the one whose primitive is the output.
 
+    Raises:
+        TypeError: a surrogate that knows its derivative only.
+
     >>> import torch, spikeloom as sl
     >>> sl.Smooth(sl.Sigmoid())(torch.zeros(1))
     tensor([0.5000])
     """
 
     surrogate: Surrogate
+
+    def __post_init__(self) -> None:
+        self.surrogate.integral(torch.zeros(1))  # raises where there is none
 
     def derivative(self, u: Tensor) -> Tensor:
         return self.surrogate.derivative(u)

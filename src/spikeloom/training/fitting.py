@@ -6,6 +6,7 @@ import io
 import logging
 import signal
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ def fit(
 
     Raises:
         ValueError: if settings do not go together, or the device is not there.
+        OSError: if the directory's checkpoint is damaged, or cannot be written.
         KeyboardInterrupt: if the user interrupts; the checkpoint of the epoch's start is kept.
 
     Example (not run, for it trains)::
@@ -81,12 +83,14 @@ def fit(
         )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    checkpoint = directory / CHECKPOINT
+    if checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
+        raise OSError(f"{checkpoint} is damaged, so this run cannot go on; start a new one, in another directory.")
     console = console or Console(quiet=True)
     splits = experiment.data(data_dir)
     task = make_task(experiment, splits)
     history = History(directory / "metrics.csv")
     stop = EarlyStopping("validation_loss", patience=experiment.patience) if experiment.patience else None
-    checkpoint = directory / CHECKPOINT
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=experiment.epochs,
