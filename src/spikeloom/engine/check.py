@@ -23,6 +23,10 @@ class _Elementwise(TorchDispatchMode):
         super().__init__()
         self.name = name
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, which takes as long as torch itself
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
             self.refuse(func, "is random", "declare the noise in the class (xi = sl.Noise()) and use x.xi")
