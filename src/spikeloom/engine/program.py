@@ -96,7 +96,8 @@ def _trace(loop: Loop, driven: tuple[str, ...], edge: ResetEdge) -> Program:
     states = (*neuron.declared_states, *(("refractory",) if neuron.refractory else ()))
     ports = (*driven, *neuron.noises)
     records = tuple(n for n in loop.record if n not in ("spikes", "output"))
-    named = dict(name=type(neuron).__name__, coefficients=coefficients, states=states, ports=ports, records=records)
+    named = {"name": type(neuron).__name__, "coefficients": coefficients, "states": states}
+    named |= {"ports": ports, "records": records}
     graphs = [_graphs(loop, named, edge, *point) for point in POINTS]
     if graphs[0] != graphs[1]:
         raise NoElementwiseForm(f"{named['name']}.step does different things for different numbers")
@@ -109,13 +110,13 @@ def _trace(loop: Loop, driven: tuple[str, ...], edge: ResetEdge) -> Program:
 
 
 def _graphs(loop: Loop, named: dict[str, Any], edge: ResetEdge, start: float, pace: float) -> tuple[Graph, Graph]:
-    neuron, dtype, device = loop.neuron, loop.dtype, "cpu"
+    dtype = loop.dtype
     count = iter(range(1000))
 
     def number() -> Tensor:
         # Distinct, of both signs, and away from where a step has a kink by design (0, 1).
         k = next(count)
-        return torch.tensor([start + pace * k], dtype=dtype, device=device)
+        return torch.tensor([start + pace * k], dtype=dtype, device="cpu")
 
     leaves = {f"c.{n}": number() for n in named["coefficients"]}
     leaves |= {f"z.{n}": number() for n in named["states"]}

@@ -132,7 +132,7 @@ PYTHON: dict[str, Callable[..., Any]] = {
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,
-    "div": lambda x, y: x / y if y else math.nan if not x or math.isnan(x) else math.copysign(math.inf, x) * math.copysign(1, y),
+    "div": lambda x, y: x / y if y else x * math.copysign(math.inf, y),
     "gt": lambda x, y: x > y,
     "ge": lambda x, y: x >= y,
     "lt": lambda x, y: x < y,

@@ -35,7 +35,8 @@ for name in (*COMPARE, *BINARY):
     FORMS[name] = _simple(name, 2)
 FORMS["mul"] = FORMS["multiply"] = _simple("mul", 2)
 for op in ("and", "or", "xor"):
-    FORMS[f"logical_{op}"] = FORMS[f"bitwise_{op}"] = FORMS[f"__{op}__"] = lambda b, x, y, op=op: b(op, b.truth(x), b.truth(y))
+    for name in (f"logical_{op}", f"bitwise_{op}", f"__{op}__"):
+        FORMS[name] = lambda b, x, y, op=op: b(op, b.truth(x), b.truth(y))
 FORMS["logical_not"] = FORMS["bitwise_not"] = lambda b, x: b("not", b.truth(x))
 
 
