@@ -20,7 +20,7 @@ BINARY = {"pow", "atan2", "fmod"}
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: its name, the numbers of the nodes it reads (or an input's name, or a constant), and "f" or "b"."""
+    """One operation: its name, the numbers of nodes it reads (or an input's name, or a constant), and "f" or "b"."""
 
     op: str
     args: tuple[Any, ...]

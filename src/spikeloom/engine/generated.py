@@ -1,0 +1,177 @@
+"""Kernels from programs: written as a source file to the cache directory, compiled by Numba, and cached there."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import stat
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .graph import Graph, Node
+from .program import PROGRAMS, Program
+
+COMPILED: list[str] = []  # what this process had Numba compile or load, for tests and for the curious
+_lock = threading.RLock()
+MOST_ARRAYS = 126
+
+
+class Wanted(NamedTuple):
+    """What a backward kernel computes: gradients of these ports and coefficients."""
+
+    ports: tuple[str, ...] = ()
+    coefficients: tuple[str, ...] = ()
+
+
+def cache_directory() -> Path:
+    """Where kernels are kept: SPIKELOOM_CACHE_DIR, or a folder of the user's own."""
+    given = os.environ.get("SPIKELOOM_CACHE_DIR")
+    if given:
+        return Path(given)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikeloom"
+    return home if _private(home) else _temporary()
+
+
+def _private(folder: Path) -> bool:
+    """Whether a folder can be made and is ours alone: what lies in it will be executed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.stat()
+        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        return mine and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and os.access(folder, os.W_OK)
+    except OSError:
+        return False
+
+
+@functools.cache
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="spikeloom-"))
+
+
+TEMPLATE = """{text}
+
+from spikeloom.engine.generated import parse
+
+{names} = parse({data!r})
+"""
+FUNCTION = """
+
+def {name}(n, t, table):
+    _{name}(n, t, table)
+"""
+
+
+def source(program: Program, wanted: Wanted, backward: bool) -> str:
+    """The text of the file of a program's row functions."""
+    graphs: dict[str, Graph] = {"forward": program.forward}
+    if backward:
+        graphs = {"replay": program.advance, "backward": program.transpose(wanted.coefficients, wanted.ports)}
+    described = {
+        "size": program.dtype.itemsize,
+        "names": [program.ports, program.records, program.states, program.coefficients],
+        "wanted": wanted,
+        "graphs": {k: [[(n.op, n.args, n.kind) for n in g.nodes], g.outputs, g.results] for k, g in graphs.items()},
+    }
+    lines = "\n\n".join(f"{name} of {program.name}\n\n{graph.text()}" for name, graph in graphs.items())
+    text = "\n".join(f"# {line}".rstrip() for line in lines.splitlines())
+    names = ", ".join(f"_{name}" for name in graphs)
+    head = TEMPLATE.format(text=text, names=f"({names},)", data=json.dumps(described))
+    return head + "".join(FUNCTION.format(name=name) for name in graphs)
+
+
+def parse(text: str) -> tuple[Any, ...]:
+    """Row functions from the text of a generated file, as Numba's kernels call them."""
+    from .vector import row
+
+    given = json.loads(text)
+    ports, records, states, coefficients = given["names"]
+    want_ports, want = given["wanted"]
+    x, c = [f"x.{n}" for n in ports], [*(f"c.{n}" for n in coefficients), "alive"]
+    r, z = [f"r.{n}" for n in records], [f"z.{n}" for n in states]
+    after = [f"n.{n}" for n in states]
+    orders = {
+        "forward": [*x, "y", *r, *z, *c],
+        "replay": [*x, *z, *after, *c],
+        "backward": [
+            *(*x, "g.y", *(f"g.{n}" for n in r), *z, *(f"g.{n}" for n in z), *(f"d.{n}" for n in z)),
+            *(*(f"d.x.{n}" for n in want_ports), *(f"d.c.{n}" for n in want), *c),
+        ],
+    }
+    rows = []
+    for name, (nodes, outputs, results) in given["graphs"].items():
+        graph = Graph(tuple(Node(op, tuple(args), kind) for op, args, kind in nodes), tuple(outputs), tuple(results))
+        if name == "replay":
+            graph = Graph(graph.nodes, tuple(after), graph.results)
+        if len(orders[name]) > MOST_ARRAYS:
+            raise ValueError(f"a step with {len(orders[name])} arrays is more than a fused kernel takes.")
+        rows.append(row(graph, tuple(orders[name]), given["size"]))
+    return tuple(rows)
+
+
+@functools.cache
+def _engine_version() -> str:
+    """A digest of the code that makes kernels: Numba's cache looks at the generated file alone."""
+    import llvmlite
+    import numba
+
+    here = Path(__file__).parent
+    files = ("vector.py", "exponential.py", "generated.py")
+    text = "".join((here / name).read_text() for name in files) + numba.__version__ + llvmlite.__version__
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def row_functions(key: str, wanted: Wanted, backward: bool) -> tuple[Any, ...]:
+    """A program's row functions, as C functions of (lanes, step, table): of its step, or of replay and transpose."""
+    from numba import cfunc, types
+
+    with _lock:
+        program = PROGRAMS[key]
+        text, names = source(program, wanted, backward), ("replay", "backward") if backward else ("forward",)
+        digest = hashlib.sha256((text + _engine_version()).encode()).hexdigest()[:24]
+        module = _module(f"{program.name}_{names[-1]}_{digest}", text)
+        COMPILED.append(module.__name__)
+        compile = cfunc(types.void(types.int64, types.int64, types.int64), cache=True, error_model="numpy")
+        return tuple(compile(getattr(module, name)) for name in names)
+
+
+@functools.cache
+def time_loop(name: str) -> Any:
+    """The time loop of that name in kernels.py, as a C function of one address."""
+    from numba import cfunc, types
+
+    from . import kernels
+
+    with _lock:
+        return cfunc(types.void(types.int64), cache=True, error_model="numpy")(getattr(kernels, name))
+
+
+def _module(name: str, text: str) -> Any:
+    """A module from source text, by way of the cache directory."""
+    folder = cache_directory()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / f"{name}.py"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    name = f"spikeloom_kernel_{name}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    # Numba looks a function's module up by its name when it loads it from its cache.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def constants(graph: Graph, dtype: torch.dtype) -> torch.Tensor:
+    """The numbers that a graph's kernel is handed."""
+    from .vector import passed_constants
+
+    return torch.tensor([*passed_constants(graph), 0.0], dtype=dtype)

@@ -1,0 +1,239 @@
+"""The time loops: how a neuron's step is driven over blocks of lanes and over time, forward and backward.
+
+One loop for all neurons: a step comes as the address of a function that computes a row of lanes (see generated.py).
+All is addresses and sizes in one table of 64-bit integers, so that no shape, stride or layout is part of a kernel's
+type, and Numba compiles this file once for a machine.
+
+Lanes are the neurons of all samples, B N of them. A thread takes a block of lanes, small enough for its states to stay
+in the first cache, and runs all steps of it. Threads take blocks from a shared counter until none is left.
+"""
+
+from numba import njit
+
+from . import primitives as p
+
+# The table's first entries. "next" and "slot" are counters. Counts are of the program's names; "fed" is the port that
+# is fed back (-1: none) and "fed_gradient" its place among the wanted ones; weight [from, to], back [to, from] and bias
+# [to] are the recurrent connection's; step and replay are addresses of row functions.
+FIELDS = (
+    *("next", "slot", "size", "steps", "lanes", "neurons", "every", "block", "groups", "per", "scratch", "room"),
+    *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
+    *("wanted_ports", "wanted", "fed", "fed_gradient", "weight", "back", "bias", "step", "replay", "pitch"),
+)
+COUNT = len(FIELDS)
+NEXT, SLOT, SIZE, STEPS, LANES, NEURONS, EVERY, BLOCK, GROUPS, PER, SCRATCH, ROOM = range(12)
+CONSTANTS, REPLAY_CONSTANTS, KEPT, LENGTHS, PARTS, COEFFICIENTS, STATES, PORTS, RECORDS = range(12, 21)
+WANTED_PORTS, WANTED, FED, FED_GRADIENT, WEIGHT, BACK, BIAS, STEP, REPLAY, PITCH = range(21, 31)
+# After them the arrays, each of four numbers: address, bytes from step to step, bytes from sample to sample, and 1
+# where a sample's neurons follow each other, 0 where they share one number.
+ENTRY = 32
+ROWS = 1024  # bytes of a table of row addresses
+load, store, copy = p.load, p.store, p.copy
+
+
+@njit
+def row_of(table, k, t, lo, n, spare, direct):
+    """The address of lanes lo .. lo + n of array k at step t: in place, or else (and if not `direct`) in `spare`."""
+    source, neurons, size = table + 8 * COUNT + ENTRY * k, load(table, NEURONS), load(table, SIZE)
+    base, sample, inner = load(source, 0) + t * load(source, 1), load(source, 2), load(source, 3)
+    if direct and inner and sample == neurons * size:
+        return base + lo * size
+    b = lo // neurons
+    i, done = lo - b * neurons, 0
+    while done < n:
+        m = min(neurons - i, n - done)
+        if inner:
+            copy(spare + done * size, base + b * sample + i * size, m * size)
+        else:
+            p.fill_row((spare + done * size, base + b * sample), m, size)
+        done, i, b = done + m, 0, b + 1
+    return spare
+
+
+@njit
+def prepare(table, rows, first, work, lo, n):
+    """Coefficients and lengths of a block, which last for all its steps; returns where free memory begins."""
+    count, lengths, neurons = load(table, COEFFICIENTS), load(table, LENGTHS), load(table, NEURONS)
+    for k in range(count):
+        store(rows, first + k, row_of(table, k, 0, lo, n, work, False))
+        work += load(table, PITCH)
+    store(rows, first + count, work)
+    if lengths:
+        for j in range(n):
+            p.store32(work, j, p.load32(lengths, (lo + j) // neurons))
+        work += load(table, PITCH)
+    store(rows, first + count + 1, load(table, CONSTANTS))
+    return work
+
+
+@njit
+def fed_input(table, x, y, start, t, lo, n, target):
+    """The input of a step with what comes back from the step before, event by event."""
+    size, neurons = load(table, SIZE), load(table, NEURONS)
+    weight, bias, width = load(table, WEIGHT), load(table, BIAS), neurons * size
+    place = row_of(table, x, t, lo, n, target, True)
+    if place != target:
+        copy(target, place, n * size)
+    spare = target + load(table, PITCH)
+    last = row_of(table, start, 0, lo, n, spare, True) if t == 0 else row_of(table, y, t - 1, lo, n, spare, True)
+    for g in range(n // neurons):
+        to = target + g * width
+        if bias:
+            p.add_row((to, bias), neurons, size)
+        for m in range(neurons):
+            spike = last + g * width + m * size
+            if not p.is_zero(spike, size):
+                p.add_scaled((to, weight + m * width, spike), neurons, size)
+
+
+@njit
+def input_rows(table, rows, x, t, lo, n, work, back):
+    """Write the addresses of a step's inputs into a table of rows; `back` is that of the port that is fed back."""
+    for k in range(load(table, PORTS)):
+        if k == load(table, FED):
+            store(rows, k, back)
+        else:
+            store(rows, k, row_of(table, x + k, t, lo, n, work + k * load(table, PITCH), True))
+
+
+def forward(table):
+    steps, lanes, every, block = load(table, STEPS), load(table, LANES), load(table, EVERY), load(table, BLOCK)
+    states, ports, outputs = load(table, STATES), load(table, PORTS), 1 + load(table, RECORDS)
+    pitch, size, kept, fed = load(table, PITCH), load(table, SIZE), load(table, KEPT), load(table, FED)
+    rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
+    # In the row's table: ports, output, records, states, coefficients, lengths, constants.
+    z_row = ports + outputs
+    # In the given table: coefficients, states, ports, output, records, final states, output before the first step.
+    z_in = load(table, COEFFICIENTS)
+    x = z_in + states
+    y = x + ports
+    z_out = y + outputs
+    while True:
+        lo = p.take(table + 8 * NEXT) * block
+        if lo >= lanes:
+            break
+        n = min(block, lanes - lo)
+        z = prepare(table, rows, z_row + states, rows + ROWS, lo, n)
+        for k in range(states):
+            store(rows, z_row + k, row_of(table, z_in + k, 0, lo, n, z + k * pitch, False))
+        work = z + states * pitch
+        back = work + ports * pitch
+        for t in range(steps):
+            if every and t % every == 0:
+                for k in range(states):
+                    copy(kept + ((t // every * states + k) * lanes + lo) * size, z + k * pitch, n * size)
+            if fed >= 0:
+                fed_input(table, x + fed, y, z_out + states, t, lo, n, back)
+            input_rows(table, rows, x, t, lo, n, work, back)
+            for k in range(outputs):
+                store(rows, ports + k, row_of(table, y + k, t, lo, n, 0, True))
+            p.call_row(load(table, STEP), n, t, rows)
+        for k in range(states):
+            copy(row_of(table, z_out + k, 0, lo, n, 0, True), z + k * pitch, n * size)
+
+
+@njit
+def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work):
+    """States before each step of a chunk, from the kept one; where a port is fed back, its inputs too."""
+    states, ports, pitch, size = load(table, STATES), load(table, PORTS), load(table, PITCH), load(table, SIZE)
+    kept = load(table, KEPT) + (first // load(table, EVERY) * states * load(table, LANES) + lo) * size
+    for k in range(states):
+        copy(z + k * pitch, kept + k * load(table, LANES) * size, n * size)
+    for i in range(count):
+        if load(table, FED) >= 0:
+            fed_input(table, x + load(table, FED), y, y + 1, first + i, lo, n, back + i * pitch)
+        if i < count - 1:
+            input_rows(table, rows, x, first + i, lo, n, work, back + i * pitch)
+            for k in range(2 * states):
+                store(rows, ports + k, z + (i * states + k) * pitch)
+            p.call_row(load(table, REPLAY), n, first + i, rows)
+
+
+@njit
+def arriving(table, rows, g, d, t, lo, n, work):
+    """Write the addresses of the gradients that arrive at a step's output and records into the table of rows."""
+    pitch, ports, neurons, size = load(table, PITCH), load(table, PORTS), load(table, NEURONS), load(table, SIZE)
+    for k in range(1 + load(table, RECORDS)):
+        room = work + k * pitch
+        place = row_of(table, g + k, t, lo, n, room, True)
+        if load(table, FED) >= 0 and k == 0 and t < load(table, STEPS) - 1:
+            if place != room:
+                copy(room, place, n * size)
+            # What the input of the next step sends back through the recurrent connection.
+            later = row_of(table, d + load(table, FED_GRADIENT), t + 1, lo, n, 0, True)
+            p.product((room, later, load(table, BACK)), n // neurons, neurons, size)
+            place = room
+        store(rows, ports + k, place)
+
+
+@njit
+def add_up(table, sums, group, lo, n):
+    """Add a block's coefficient gradients, in double precision, to those of its group."""
+    wanted, neurons = load(table, WANTED), load(table, NEURONS)
+    for k in range(wanted):
+        place, i = load(table, PARTS) + (group * wanted + k) * neurons * 8, lo % neurons
+        for j in range(n):
+            p.add_double(place + i * 8, sums + 2 * k * load(table, PITCH) + j * 8)
+            i = i + 1 if i + 1 < neurons else 0
+
+
+def backward(table):
+    steps, lanes, every, block = load(table, STEPS), load(table, LANES), load(table, EVERY), load(table, BLOCK)
+    states, ports, outputs = load(table, STATES), load(table, PORTS), 1 + load(table, RECORDS)
+    pitch, size, count = load(table, PITCH), load(table, SIZE), load(table, COEFFICIENTS)
+    wanted, wanted_ports = load(table, WANTED), load(table, WANTED_PORTS)
+    rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
+    replay = rows + ROWS
+    # In the replay's table: ports, states before, states after, coefficients, lengths, constants. In the transpose's:
+    # ports, gradient of the output, of the records, states, gradients of the states (in, and the same out), gradients
+    # of the ports, of the coefficients, then coefficients, lengths, constants.
+    z_row = ports + outputs
+    g_row, dx_row = z_row + states, z_row + 3 * states
+    dc_row = dx_row + wanted_ports
+    c_row = dc_row + wanted
+    # In the given table: coefficients, ports, gradients of output, records and final states; then, to be written,
+    # gradients of ports and of initial states; and a recurrent layer's output, and the one before the first step.
+    x, g = count, count + ports
+    d = g + outputs + states
+    y = d + wanted_ports + states
+    while True:
+        group = p.take(table + 8 * NEXT)
+        if group >= load(table, GROUPS):
+            break
+        for lo in range(group * load(table, PER) * block, min((group + 1) * load(table, PER) * block, lanes), block):
+            n = min(block, lanes - lo)
+            lam = prepare(table, rows, c_row, replay + ROWS, lo, n)
+            for k in range(count + 1):
+                store(replay, ports + 2 * states + k, load(rows, c_row + k))
+            store(replay, ports + 2 * states + count + 1, load(table, REPLAY_CONSTANTS))
+            for k in range(states):
+                place = row_of(table, g + outputs + k, 0, lo, n, lam + k * pitch, False)
+                store(rows, g_row + k, place)
+                store(rows, g_row + states + k, place)
+            # Sums over a chunk in the state's precision, sums of them in double precision.
+            parts = lam + states * pitch
+            sums = parts + wanted * pitch
+            z = sums + 2 * wanted * pitch
+            for j in range((z - parts) // 8):
+                store(parts, j, 0)
+            for k in range(wanted):
+                store(rows, dc_row + k, parts + k * pitch)
+            back = z + states * every * pitch
+            work = back + (every + 1 if load(table, FED) >= 0 else 0) * pitch
+            for chunk in range((steps + every - 1) // every - 1, -1, -1):
+                first = chunk * every
+                last = min(every, steps - first)
+                replay_chunk(table, replay, x, y, first, last, lo, n, z, back, work)
+                for i in range(last - 1, -1, -1):
+                    input_rows(table, rows, x, first + i, lo, n, work, back + i * pitch)
+                    arriving(table, rows, g, d, first + i, lo, n, work + ports * pitch)
+                    for k in range(states):
+                        store(rows, z_row + k, z + (i * states + k) * pitch)
+                    for k in range(wanted_ports):
+                        store(rows, dx_row + k, row_of(table, d + k, first + i, lo, n, 0, True))
+                    p.call_row(load(table, STEP), n, first + i, rows)
+                for k in range(wanted):
+                    p.flush((sums + 2 * k * pitch, parts + k * pitch), n, size)
+            for k in range(states):
+                copy(row_of(table, d + wanted_ports + k, 0, lo, n, 0, True), lam + k * pitch, n * size)
+            add_up(table, sums, group, lo, n)

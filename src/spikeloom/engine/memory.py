@@ -1,0 +1,67 @@
+"""Memory for what kernels write, kept and used again.
+
+torch asks the system for fresh memory for every large tensor and gives it back when the tensor dies, and the first
+touch of each of its pages costs more than a kernel's work on it: a copy of 100 MB takes 13 ms into memory that was
+used before, 150 ms into new. So blocks are kept when their tensors die, as torch itself does on GPUs.
+"""
+
+import math
+import mmap
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SMALL = 1 << 20  # bytes from which on memory is kept
+MOST = 1 << 31  # bytes of unused memory that are kept at most
+HUGE = 1 << 21  # the size of a large page
+_free: list[np.ndarray] = []
+
+
+class _Lease(np.ndarray):
+    """Memory in use; its block returns when the tensor on it has died."""
+
+    block: Any = None
+
+    def __del__(self) -> None:
+        if self.block is not None:
+            give_back(self.block)
+
+
+def give_back(block: np.ndarray) -> None:
+    """Keep a block for the next that fits, and let the oldest go where too much is kept."""
+    _free.append(block)
+    while sum(b.nbytes for b in _free) > MOST:
+        _free.pop(0)
+
+
+def clear() -> None:
+    """Give unused memory back to the system."""
+    _free.clear()
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor on the CPU whose values are not set."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < SMALL:
+        return torch.empty(shape, dtype=dtype)
+    # The best fit, if it wastes no more than an eighth.
+    fits = [k for k, block in enumerate(_free) if size <= block.nbytes <= size * 9 // 8 + HUGE]
+    if fits:
+        block = _free.pop(min(fits, key=lambda k: _free[k].nbytes))
+    else:
+        block = _new_block(size)
+    lease = block[:size].view(_Lease)
+    lease.block = block
+    return torch.from_numpy(lease).view(dtype).reshape(shape)
+
+
+def _new_block(size: int) -> np.ndarray:
+    whole = -(-size // HUGE) * HUGE
+    region = mmap.mmap(-1, whole + HUGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        region.madvise(mmap.MADV_HUGEPAGE)
+    block = np.frombuffer(region, dtype=np.uint8)
+    start = -block.ctypes.data % HUGE
+    return block[start : start + whole]

@@ -1,0 +1,191 @@
+"""Elementwise graphs as LLVM vector code, in functions that Numba's kernels call with addresses.
+
+Explicit vectors rather than a loop for LLVM to vectorise: a step with its transpose reads and writes twenty arrays or
+more, and LLVM gives up where it would have to prove that so many do not overlap. Nothing is contracted or reordered:
+multiply, then add, as torch does.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from . import exponential
+from .graph import COMPARE, Graph, Node
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+# Operations for which LLVM has an instruction on vectors.
+NATIVE = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "nearbyint"}
+ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "fmod": "frem"}
+FOLDED = {
+    0.0,
+    1.0,
+    -1.0,
+    0.5,
+    2.0,
+    4.0,
+}  # constants that stand in the code; others are passed, so that changing one compiles nothing
+
+
+def float_type(size: int) -> ir.Type:
+    return ir.FloatType() if size == 4 else ir.DoubleType()
+
+
+@functools.cache
+def lanes(size: int) -> int:
+    """How many numbers of `size` bytes one vector register holds."""
+    wide = binding.get_host_cpu_features().get("avx512f", False)
+    return (64 if wide else 32) // size
+
+
+def passed_constants(graph: Graph) -> tuple[float, ...]:
+    """The constants that a graph's kernel is handed."""
+    return tuple(n.args[0] for n in graph.nodes if n.op == "const" and n.args[0] not in FOLDED)
+
+
+class Body:
+    """Emits one iteration over `width` lanes (1: a scalar)."""
+
+    def __init__(self, builder: Any, size: int, width: int):
+        self.b, self.size, self.width = builder, size, width
+        self.scalar = float_type(size)
+        self.type = self.scalar if width == 1 else ir.VectorType(self.scalar, width)
+
+    def splat(self, value: Any) -> Any:
+        if self.width == 1:
+            return value
+        kind = ir.VectorType(value.type, self.width)
+        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
+        mask = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
+
+    def constant(self, value: float) -> Any:
+        one = ir.Constant(self.scalar, value)
+        return one if self.width == 1 else ir.Constant(self.type, [one] * self.width)
+
+    def load(self, address: Any, j: Any, scalar: Any = None) -> Any:
+        size = self.size if scalar is None else 4
+        element = scalar or self.scalar
+        kind = element if self.width == 1 else ir.VectorType(element, self.width)
+        value = self.b.load(self.pointer(address, j, kind, size))
+        value.align = size
+        return value
+
+    def store(self, value: Any, address: Any, j: Any) -> None:
+        self.b.store(value, self.pointer(address, j, self.type, self.size)).align = self.size
+
+    def pointer(self, address: Any, j: Any, kind: Any, size: int) -> Any:
+        return self.b.inttoptr(self.b.add(address, self.b.mul(j, ir.Constant(I64, size))), kind.as_pointer())
+
+    def call(self, name: str, *args: Any) -> Any:
+        """An LLVM intrinsic on whole vectors."""
+        suffix = (f"v{self.width}" if self.width > 1 else "") + ("f32" if self.size == 4 else "f64")
+        kind = ir.FunctionType(self.type, [a.type for a in args])
+        return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, f"llvm.{name}.{suffix}"), args)
+
+    def library(self, name: str, *args: Any) -> Any:
+        """A function of the C library, lane by lane."""
+        kind = ir.FunctionType(self.scalar, [self.scalar] * len(args))
+        name = {"abs": "fabs"}.get(name, name) + ("f" if self.size == 4 else "")
+        function = cgutils.get_or_insert_function(self.b.module, kind, name)
+        if self.width == 1:
+            return self.b.call(function, args)
+        out: Any = ir.Constant(self.type, ir.Undefined)
+        for k in range(self.width):
+            lane = ir.Constant(I32, k)
+            out = self.b.insert_element(
+                out, self.b.call(function, [self.b.extract_element(a, lane) for a in args]), lane
+            )
+        return out
+
+    def operation(self, node: Node, args: list[Any]) -> Any:
+        op = node.op
+        if op in ARITHMETIC:
+            return getattr(self.b, ARITHMETIC[op])(*args)
+        if op in COMPARE:
+            compare = self.b.fcmp_unordered if op == "ne" else self.b.fcmp_ordered
+            return compare(COMPARE[op], *args)
+        if op in ("and", "or", "xor"):
+            return getattr(self.b, f"{op}_")(*args) if op != "xor" else self.b.xor(*args)
+        if op == "not":
+            return self.b.not_(args[0])
+        if op == "where":
+            return self.b.select(*args)
+        if op == "neg":
+            return self.b.fneg(args[0])
+        if op in NATIVE:
+            return self.call(NATIVE[op], args[0])
+        if op == "exp":
+            return exponential.emit(self, args[0])
+        return self.library(op, *args)
+
+
+def row(graph: Graph, names: tuple[str, ...], size: int) -> Callable[..., None]:
+    """A function (n, t, table) that computes a graph for n lanes.
+
+    Args:
+        graph: the graph. Outputs named "d.c." are added to what is there, others are stored.
+        names: of the arrays whose addresses `table` holds, in order; after them comes the address of the constants
+            that are passed. "alive" reads 32-bit lengths and is t < length.
+        size: bytes of a number.
+    """
+    width = lanes(size)
+
+    def emit(builder: Any, n: Any, t: Any, table: Any) -> None:
+        entry = builder.inttoptr(table, I64.as_pointer())
+        used = {*graph.inputs, *graph.outputs}
+        address = {
+            name: builder.load(builder.gep(entry, [ir.Constant(I64, k)]))
+            for k, name in enumerate(names)
+            if name in used
+        }
+        constants = builder.load(builder.gep(entry, [ir.Constant(I64, len(names))]))
+        whole = builder.sub(n, builder.srem(n, ir.Constant(I64, width)))
+        for w, start, stop in ((width, ir.Constant(I64, 0), whole), (1, whole, n)):
+            body = Body(builder, size, w)
+            fixed = _fixed(body, graph, constants, t)
+            with cgutils.for_range_slice(builder, start, stop, ir.Constant(I64, w), I64) as (j, _):
+                _iteration(body, graph, address, fixed, j)
+
+    @intrinsic
+    def function(typingctx: Any, n: Any, t: Any, table: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            emit(builder, *args)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), codegen
+
+    return function
+
+
+def _fixed(body: Body, graph: Graph, constants: Any, t: Any) -> dict[Any, Any]:
+    """What is the same for all lanes."""
+    single = Body(body.b, body.size, 1)
+    passed = passed_constants(graph)
+    fixed: dict[Any, Any] = {
+        value: body.splat(single.load(constants, ir.Constant(I64, k))) for k, value in enumerate(passed)
+    }
+    fixed["t"] = body.splat(body.b.trunc(t, I32))
+    return fixed
+
+
+def _iteration(body: Body, graph: Graph, address: dict[str, Any], fixed: dict[Any, Any], j: Any) -> None:
+    values: list[Any] = []
+    for node in graph.nodes:
+        if node.op == "const":
+            value = node.args[0]
+            values.append(body.constant(value) if value in FOLDED else fixed[value])
+        elif node.op == "input" and node.args[0] == "alive":
+            values.append(body.b.icmp_signed("<", fixed["t"], body.load(address["alive"], j, I32)))
+        elif node.op == "input":
+            values.append(body.load(address[node.args[0]], j))
+        else:
+            values.append(body.operation(node, [values[a] for a in node.args]))
+    for name, result in zip(graph.outputs, graph.results, strict=True):
+        value = values[result]
+        if name.startswith("d.c."):
+            value = body.b.fadd(body.load(address[name], j), value)
+        body.store(value, address[name], j)
