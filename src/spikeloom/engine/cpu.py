@@ -21,11 +21,6 @@ FIELDS = (
 BLOCK_BYTES = 32768
 
 
-def every(states: int) -> int:
-    """Steps between kept states: as many as make them cost a byte for each neuron and step, at most."""
-    return max(8, 4 * states)
-
-
 def forward(
     program: Program,
     keep: int,

@@ -48,10 +48,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     # The best fit, if it wastes no more than an eighth.
     fits = [k for k, block in enumerate(_free) if size <= block.nbytes <= size * 9 // 8 + HUGE]
-    if fits:
-        block = _free.pop(min(fits, key=lambda k: _free[k].nbytes))
-    else:
-        block = _new_block(size)
+    block = _free.pop(min(fits, key=lambda k: _free[k].nbytes)) if fits else _new_block(size)
     lease = block[:size].view(_Lease)
     lease.block = block
     return torch.from_numpy(lease).view(dtype).reshape(shape)

@@ -218,9 +218,10 @@ def product(typingctx: Any, addresses: Any, rows: Any, n: Any, size: Any) -> Any
             width = lanes(size)
             for r, first, last in ((4, zero, whole(rows, 4)), (1, whole(rows, 4), rows)):
                 for v, w, start, stop in ((2, width, zero, whole(n, 2 * width)), (1, 1, whole(n, 2 * width), n)):
-                    with cgutils.for_range_slice(builder, start, stop, ir.Constant(I64, v * w), I64) as (j, _):
-                        with cgutils.for_range_slice(builder, first, last, ir.Constant(I64, r), I64) as (g, _):
-                            _tile(Body(builder, size, w), at, n, g, j, r, v)
+                    columns = cgutils.for_range_slice(builder, start, stop, ir.Constant(I64, v * w), I64)
+                    lines = cgutils.for_range_slice(builder, first, last, ir.Constant(I64, r), I64)
+                    with columns as (j, _), lines as (g, _):
+                        _tile(Body(builder, size, w), at, n, g, j, r, v)
 
         _by_size(builder, args[3], loops)
         return context.get_dummy_value()

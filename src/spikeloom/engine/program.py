@@ -1,8 +1,9 @@
 """Programs: a neuron's step and its transpose as elementwise graphs, traced once for each neuron and set of options."""
 
+import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class Program:
         dtype: of the state.
         forward: the step's graph.
         backward: the transpose's, for all that can have a gradient.
+        step: the step itself, in torch: from tensors named as the graph's inputs to tensors named as its outputs.
+        key: stands for the program where only text can.
     """
 
     name: str
@@ -45,9 +48,10 @@ class Program:
     dtype: torch.dtype
     forward: Graph
     backward: Graph
-    key: str = field(default="")
+    step: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    key: str
 
-    @property
+    @functools.cached_property
     def advance(self) -> Graph:
         """The step's graph for the states alone."""
         return self.forward.only([f"z.{name}" for name in self.states])
@@ -102,10 +106,15 @@ def _trace(loop: Loop, driven: tuple[str, ...], edge: ResetEdge) -> Program:
     if graphs[0] != graphs[1]:
         raise NoElementwiseForm(f"{named['name']}.step does different things for different numbers")
     forward, backward = graphs[0]
-    program = Program(**named, alive=loop.alive is not None, dtype=loop.dtype, forward=forward, backward=backward)
-    text = repr((program.dtype, coefficients, states, ports, records, program.alive, forward, backward))
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    object.__setattr__(program, "key", key)
+    given = (loop.dtype, coefficients, states, ports, records, loop.alive is not None, forward, backward)
+    key = hashlib.sha256(repr(given).encode()).hexdigest()[:16]
+    # What a step needs to know of a loop, and none of its tensors, for programs are kept.
+    bare = replace(loop, inputs={}, sources={}, feedback=None, coefficients=type(c)(*(ZERO for _ in c)))
+    bare = replace(bare, alive=None)
+    step = functools.partial(_step, bare, named, edge)
+    program = Program(
+        **named, alive=loop.alive is not None, dtype=loop.dtype, forward=forward, backward=backward, step=step, key=key
+    )
     return PROGRAMS.setdefault(key, program)
 
 

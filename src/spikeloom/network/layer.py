@@ -165,10 +165,10 @@ class Layer(nn.Module):
             alive=alive,
             record=tuple(name for name in wanted if name != "presynaptic"),
         )
-        name, engine = choose(context.engine)
+        engine = choose(context.engine)
         output, end, records = context.gradient(loop, begin, engine)
         final = LayerState(end.neuron, end.feedback, end.recurrent, connection_state, end.rule)
-        context.engines[path], context.final[path] = name, final
+        context.engines[path], context.final[path] = engine.name, final
         if "presynaptic" in wanted:
             records = {**records, "presynaptic": next(iter(sources.values())).presynaptic}
         context.keep(path, records)

@@ -1,0 +1,160 @@
+"""From a loop to the fused operator and back: what a fused engine is to a layer and to a gradient rule."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .loop import Feedback, Loop, LoopState, Pass, ResetEdge
+from .noise import draw
+from .program import NoElementwiseForm, program_of
+
+
+class Unsuited(ValueError):
+    """A loop that a fused engine does not run; the message says why and what does."""
+
+
+def transformed() -> bool:
+    """Whether functorch transforms or forward-mode derivatives are at work, which see single operations."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def check(loop: Loop) -> None:
+    """Whether the fused engine runs a loop on the device that its input is on.
+
+    Raises:
+        Unsuited: no, and why.
+    """
+    first = next(iter(loop.inputs.values()))
+    if first.device.type != "cpu":
+        raise Unsuited(f"its input is on {first.device}, for which this version has no fused engine")
+    if loop.dtype not in (torch.float32, torch.float64):
+        raise Unsuited(f"its state has {loop.dtype}; fused engines take float32 and float64")
+    if transformed():
+        raise Unsuited("a functorch transform (torch.func) or a forward-mode derivative is at work")
+    if not loop.shape or 0 in loop.shape[1:]:
+        raise Unsuited("it has no neurons")
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        raise Unsuited(f"Numba cannot be imported ({error})") from error
+
+
+def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:
+    """Steps start to stop - 1 of a loop, from `state`.
+
+    Raises:
+        Unsuited, NoElementwiseForm: a loop that this engine does not run, said in a sentence.
+    """
+    check(loop)
+    if loop.feedback is not None and not _plain(loop.feedback):
+        return _step_by_step(loop, state, start, stop, edge)
+    return _whole(loop, state, start, stop, edge)
+
+
+def _plain(feedback: Feedback) -> bool:
+    """Whether a recurrent connection is a matrix and nothing else, hooks included."""
+    module = feedback.module
+    hooked = any(
+        getattr(module, f"_{kind}hooks") for kind in ("forward_", "forward_pre_", "backward_", "backward_pre_")
+    )
+    return feedback.weight is not None and type(module) is nn.Linear and not hooked
+
+
+def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:
+    from .operator import loop as fused_loop
+
+    program, steps = program_of(loop, edge), stop - start
+    neuron, shape = state.neuron, (steps, *loop.shape)
+    c = loop.coefficients
+    coefficients = [getattr(c, name) for name in program.coefficients]
+    states = [getattr(neuron, name) for name in program.states]
+    lengths = None if loop.alive is None else loop.alive[start:stop].sum(0).flatten()
+    inputs = [_input(loop, state, name, start, stop) for name in program.ports]
+    if not inputs:
+        inputs = [states[0].new_zeros(()).expand(shape)]
+    fed, weight, bias, last = -1, None, None, None
+    if loop.feedback is not None:
+        module = loop.feedback.module
+        assert isinstance(module, nn.Linear) and loop.feedback.weight is not None
+        fed, weight = program.ports.index(loop.feedback.port), loop.feedback.weight.to(loop.dtype)
+        bias = None if module.bias is None else module.bias.to(loop.dtype)
+        last = state.feedback.to(loop.dtype)
+    tensors = (*coefficients, *states, *inputs, weight, bias, last)
+    learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    keep = every(len(states)) if learning else 0
+    found = fused_loop(program.key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last)
+    y, *rest = found
+    recorded = dict(zip(program.records, rest, strict=False))
+    finals = dict(zip(program.states, rest[len(recorded) : len(recorded) + len(states)], strict=True))
+    if loop.neuron.noises:
+        taken = steps if lengths is None else lengths.reshape(neuron.clock.shape)
+        finals |= {"clock": neuron.clock + taken, "stream": neuron.stream}
+    output = y.to(loop.output_dtype)
+    back: Any = () if loop.feedback is None else _last(output, state.feedback, lengths)
+    records = {n: output if n in ("spikes", "output") else recorded[n] for n in loop.record}
+    return Pass(output, LoopState(type(neuron)(**finals), back, state.recurrent, state.rule), records)
+
+
+def every(states: int) -> int:
+    """Steps between kept states: so many that they cost a byte for each neuron and step, at most."""
+    return max(8, 4 * states)
+
+
+def _input(loop: Loop, state: LoopState, name: str, start: int, stop: int) -> Tensor:
+    """What a port or a noise gives to steps start to stop - 1."""
+    if name in loop.neuron.noises:
+        which, rows = loop.neuron.noises.index(name), []
+        while len(rows) < stop - start:
+            clock = state.neuron.clock + len(rows)
+            rows += draw(state.neuron.stream, clock, which, stop - start - len(rows), loop.shape, loop.dtype)
+        device = state.neuron.clock.device
+        return torch.stack(rows) if rows else torch.zeros((0, *loop.shape), dtype=loop.dtype, device=device)
+    if name in loop.inputs:
+        return loop.inputs[name][start:stop].to(loop.dtype)
+    # The port is fed by the recurrent connection alone.
+    like = next(iter(loop.inputs.values()))
+    return torch.zeros((), dtype=loop.dtype, device=like.device).expand(stop - start, *loop.shape)
+
+
+def _last(output: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
+    """The last output of each sample."""
+    if len(output) == 0:
+        return before
+    if lengths is None:
+        return output[-1]
+    index = (lengths - 1).clamp(min=0)
+    found = output[index, torch.arange(len(index), device=index.device)]
+    return torch.where((lengths > 0).reshape(-1, *(1,) * (found.dim() - 1)), found, before)
+
+
+def _step_by_step(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:
+    """A recurrent connection that is more than a matrix: its module, and one fused step, for each step."""
+    feedback = loop.feedback
+    assert feedback is not None
+    rows = {name: x[start:stop].unbind(0) for name, x in loop.inputs.items()}
+    passes: list[Pass] = []
+    for t in range(stop - start):
+        fed, recurrent = feedback.call(state.feedback, state.recurrent)
+        inputs = {name: row[t].to(loop.dtype)[None] for name, row in rows.items()}
+        fed = fed.to(loop.dtype)[None]
+        inputs[feedback.port] = inputs[feedback.port] + fed if feedback.port in inputs else fed
+        alive = None if loop.alive is None else loop.alive[start + t : start + t + 1]
+        single = _single(loop, inputs, alive)
+        one = _whole(single, LoopState(state.neuron, rule=state.rule), 0, 1, edge)
+        back = one.output[0] if alive is None else torch.where(alive[0], one.output[0], state.feedback)
+        state = LoopState(one.state.neuron, back, recurrent, state.rule)
+        passes.append(one)
+    if not passes:
+        return _whole(_single(loop, loop.inputs, loop.alive), state, start, stop, edge)._replace(state=state)
+    records = {name: torch.cat([p.records[name] for p in passes]) for name in loop.record}
+    return Pass(torch.cat([p.output for p in passes]), state, records)
+
+
+def _single(loop: Loop, inputs: dict[str, Tensor], alive: Tensor | None) -> Loop:
+    from dataclasses import replace
+
+    return replace(loop, inputs=inputs, alive=alive, steps=1, feedback=None)
+
+
+__all__ = ["NoElementwiseForm", "Unsuited", "check", "every", "run", "transformed"]

@@ -1,0 +1,191 @@
+"""The fused loop as a torch operator: one node under autograd, autocast and torch.compile, on every device.
+
+A backward pass that is itself to be differentiated runs the step's own torch operations instead, and so is exact.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import cpu
+from .generated import Wanted
+from .program import PROGRAMS, Program
+
+
+@torch.library.custom_op("spikeloom::loop", mutates_args=())
+def loop(
+    key: str,
+    keep: int,
+    fed: int,
+    coefficients: Sequence[Tensor],
+    states: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    lengths: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    last: Tensor | None,
+) -> list[Tensor]:
+    """Output, records, final states and kept states of a program; see `cpu.forward` for what goes in."""
+    y, finals, records, kept = cpu.forward(
+        PROGRAMS[key], keep, lengths, coefficients, states, inputs, fed, weight, bias, last
+    )
+    return [y, *records, *finals, kept]
+
+
+@loop.register_fake
+def _(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last):  # type: ignore[no-untyped-def]
+    program, x = PROGRAMS[key], inputs[0]
+    rows = [torch.empty_like(x, dtype=program.dtype) for _ in range(1 + len(program.records))]
+    finals = [torch.empty_like(x[0], dtype=program.dtype) for _ in states] if len(x) else [z.clone() for z in states]
+    count = (x.shape[0] + keep - 1) // keep if keep else 0
+    return [*rows, *finals, x.new_empty((count, len(states), x[0].numel()), dtype=program.dtype)]
+
+
+@torch.library.custom_op("spikeloom::loop_backward", mutates_args=())
+def loop_backward(
+    key: str,
+    keep: int,
+    fed: int,
+    ports: Sequence[int],
+    wanted: Sequence[int],
+    coefficients: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    kept: Tensor,
+    gradients: Sequence[Tensor | None],
+    lengths: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    y: Tensor | None,
+    last: Tensor | None,
+) -> list[Tensor]:
+    """Gradients of the ports and coefficients with these numbers, and between them those of the first states."""
+    program = PROGRAMS[key]
+    records = len(program.records)
+    names = Wanted(tuple(program.ports[k] for k in ports), tuple(program.coefficients[k] for k in wanted))
+    d_inputs, d_states, d_coefficients = cpu.backward(
+        *(program, keep, lengths, coefficients, inputs, kept),
+        *(gradients[0], gradients[1 + records :], gradients[1 : 1 + records], names, fed, weight, bias, y, last),
+    )
+    summed = [d.sum_to_size(coefficients[k].shape) for d, k in zip(d_coefficients, wanted, strict=True)]
+    # An operator's results share no memory with each other.
+    return [*d_inputs, *d_states, *(s.to(program.dtype, copy=True) for s in summed)]
+
+
+@loop_backward.register_fake
+def _(key, keep, fed, ports, wanted, coefficients, inputs, kept, gradients, *_):  # type: ignore[no-untyped-def]
+    program = PROGRAMS[key]
+    row = inputs[0][0]
+    found = [torch.empty_like(inputs[k], dtype=program.dtype) for k in ports]
+    found += [torch.empty_like(row, dtype=program.dtype) for _ in program.states]
+    return [*found, *(torch.empty_like(coefficients[k]) for k in wanted)]
+
+
+def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
+    key, keep, fed, coefficients, states, given, lengths, weight, bias, last = inputs
+    ctx.options = key, keep, fed, len(coefficients), len(states), len(given)
+    ctx.set_materialize_grads(False)
+    # A recurrent layer's output is what its connection was fed.
+    fed_back = (weight, bias, last, output[0]) if fed >= 0 else (None, None, None, None)
+    ctx.save_for_backward(*coefficients, *states, *given, lengths, *fed_back, output[-1])
+
+
+def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    key, keep, fed, *counts = ctx.options
+    program = PROGRAMS[key]
+    saved = list(ctx.saved_tensors)
+    coefficients, states, inputs = ([saved.pop(0) for _ in range(n)] for n in counts)
+    lengths, weight, bias, last, y, kept = saved
+    needs = ctx.needs_input_grad
+    arriving = list(gradients[:-1])
+    if torch.is_grad_enabled():
+        tensors = (coefficients, states, inputs, weight, bias, last)
+        return _differentiable(program, fed, lengths, tensors, needs, arriving)
+    wanted = [k for k in range(counts[0]) if needs[3][k]]
+    ports = [k for k in range(counts[2]) if needs[5][k] or k == fed]
+    found = loop_backward(
+        *(key, keep, fed, ports, wanted, coefficients, inputs, kept, arriving, lengths, weight, bias, y, last)
+    )
+    d_inputs: list[Any] = [None] * counts[2]
+    d_coefficients: list[Any] = [None] * counts[0]
+    for k in ports:
+        d_inputs[k] = found.pop(0)
+    d_states = [found.pop(0) for _ in states]
+    for k in wanted:
+        d_coefficients[k] = found.pop(0)
+    d_weight = d_bias = d_last = None
+    if fed >= 0:
+        d_weight, d_bias, d_last = _feedback_gradients(d_inputs[fed], y, last, weight, [needs[k] for k in (7, 8, 9)])
+    return None, None, None, d_coefficients, d_states, d_inputs, None, d_weight, d_bias, d_last
+
+
+def _feedback_gradients(d_x: Tensor, y: Tensor, last: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Any, ...]:
+    """A recurrent connection's gradients, each as one product over all steps."""
+    d_weight = d_bias = d_last = None
+    if len(d_x) == 0:
+        return tuple(torch.zeros_like(t) if n else None for t, n in zip((weight, weight[0], last), needs, strict=True))
+    if needs[0]:
+        d_weight = d_x[0].t() @ last
+        if len(d_x) > 1:
+            d_weight = torch.addmm(d_weight, d_x[1:].flatten(0, 1).t(), y[:-1].flatten(0, 1))
+    if needs[1]:
+        d_bias = d_x.sum((0, 1))
+    if needs[2]:
+        d_last = d_x[0] @ weight
+    return d_weight, d_bias, d_last
+
+
+def _differentiable(
+    program: Program, fed: int, lengths: Any, tensors: Any, needs: Any, arriving: list[Tensor | None]
+) -> tuple[Any, ...]:
+    """The gradients by way of torch's own operations, so that they can be differentiated again."""
+    coefficients, states, inputs, weight, bias, last = tensors
+    with torch.enable_grad():
+        out = in_torch(program, fed, lengths, coefficients, states, inputs, weight, bias, last)
+        flags = (*needs[3], *needs[4], *needs[5], *needs[7:10])
+        everything = (*coefficients, *states, *inputs, weight, bias, last)
+        leaves = [t for t, need in zip(everything, flags, strict=True) if need]
+        pairs = [(o, g) for o, g in zip(out, arriving, strict=True) if g is not None and o.requires_grad]
+        found: list[Any] = [None] * len(leaves)
+        if pairs and leaves:
+            given = [o for o, _ in pairs], leaves, [g for _, g in pairs]
+            found = list(torch.autograd.grad(*given, create_graph=True, allow_unused=True))
+    each = [found.pop(0) if need else None for need in flags]
+    parts = []
+    for count in (len(coefficients), len(states), len(inputs)):
+        parts.append([each.pop(0) for _ in range(count)])
+    return None, None, None, *parts, None, *each
+
+
+def in_torch(
+    program: Program,
+    fed: int,
+    lengths: Tensor | None,
+    coefficients: Sequence[Tensor],
+    states: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    last: Tensor | None,
+) -> list[Tensor]:
+    """Output, records and final states, step by step in torch."""
+    fixed = {f"c.{n}": c for n, c in zip(program.coefficients, coefficients, strict=True)}
+    z = {f"z.{n}": s for n, s in zip(program.states, states, strict=True)}
+    rows: list[dict[str, Tensor]] = []
+    for t, row in enumerate(zip(*(x.unbind(0) for x in inputs), strict=True)):
+        x = list(row)
+        if fed >= 0:
+            assert weight is not None and last is not None
+            x[fed] = x[fed] + F.linear(rows[-1]["y"] if rows else last, weight, bias)
+        alive = {} if lengths is None else {"alive": (t < lengths).reshape(-1, *(1,) * (x[0].dim() - 1))}
+        out = program.step(fixed | z | {f"x.{n}": v for n, v in zip(program.ports, x, strict=True)} | alive)
+        z = {name: out[name] for name in z}
+        rows.append(out)
+    names = ("y", *(f"r.{n}" for n in program.records))
+    empty = torch.zeros_like(inputs[0], dtype=program.dtype)
+    return [*(torch.stack([r[n] for r in rows]) if rows else empty for n in names), *z.values()]
+
+
+loop.register_autograd(_backward, setup_context=_setup)
