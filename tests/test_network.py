@@ -170,7 +170,7 @@ def test_records_and_what_ran():
     assert sorted(run.records) == ["0.presynaptic", "0.spikes", "0.v", "1.presynaptic", "1.v"]
     assert run.records["1.v"].equal(run.output) and run.records["0.presynaptic"] is x
     assert run.records["1.presynaptic"].equal(run.records["0.spikes"])
-    assert run.engines == {"0": "eager", "1": "eager"} and run.dt == 1e-3
+    assert run.engines == {"0": "cpu", "1": "cpu"} and run.dt == 1e-3
     assert "output=(10, 5, 2)" in repr(run)
     run.records["0.v"].sum().backward()
     assert net[0].connection.weight.grad.abs().sum() > 0, "records are part of the graph"
@@ -361,9 +361,9 @@ LSTM = nn.LSTM(4, 3)
         (lambda: sl.run(small(), torch.rand(3, 2, 4), record="w"), ValueError, "nothing to record is named 'w'"),
         (lambda: sl.run(small(), torch.rand(3, 2, 4), record="0.spike"), ValueError, "Did you mean '0.spikes'"),
         (
-            lambda: sl.run(small(), torch.rand(3, 2, 4), engine="cpu"),
+            lambda: sl.run(small(), torch.rand(3, 2, 4), engine="gpu"),
             ValueError,
-            "engine='cpu'; this version has 'auto'",
+            "engine='gpu'; this version has 'auto'",
         ),
         (lambda: sl.run(Block(), torch.rand(3, 2, 4), (1, 2)), TypeError, "got tuple as state"),
         (lambda: sl.BPTT(reset="cut"), ValueError, "reset='cut'; expected 'flow' or 'detach'"),

@@ -65,7 +65,7 @@ def test_metrics_have_what_was_asked_for(run):
     assert metrics["seed"] == 0
     assert metrics["seconds"] == pytest.approx(fitted.seconds, abs=1e-3)
     assert metrics["parameters"] == 8 * 6 + 6 * 2 + 1  # the learned tau_mem is one for all neurons
-    assert metrics["engines"] == {"1": "eager", "2": "eager"}
+    assert metrics["engines"] == {"1": "cpu", "2": "cpu"}
     assert metrics["settings"] == settings(experiment)
     assert metrics["versions"]["torch"] == torch.__version__
 

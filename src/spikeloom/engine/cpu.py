@@ -228,7 +228,7 @@ class Call:
             self.set(bias=self.hold(bias.contiguous()).data_ptr())
         samples = max(1, self.block // self.layout.neurons)
         share = -(-self.layout.batch // torch.get_num_threads())
-        self.block = min(samples, share) * self.layout.neurons
+        self.block = max(1, min(samples, share)) * self.layout.neurons
 
     def run(self, loop: str, rows: int, units: int) -> None:
         """Call a time loop, with room for so many rows, on as many threads as are worth it."""

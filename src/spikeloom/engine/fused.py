@@ -47,18 +47,20 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) ->
         Unsuited, NoElementwiseForm: a loop that this engine does not run, said in a sentence.
     """
     check(loop)
-    if loop.feedback is not None and not _plain(loop.feedback):
+    if loop.feedback is not None and not _plain(loop.feedback, loop.shape):
         return _step_by_step(loop, state, start, stop, edge)
     return _whole(loop, state, start, stop, edge)
 
 
-def _plain(feedback: Feedback) -> bool:
-    """Whether a recurrent connection is a matrix and nothing else, hooks included."""
-    module = feedback.module
+def _plain(feedback: Feedback, shape: tuple[int, ...]) -> bool:
+    """Whether a recurrent connection is one matrix on [B, N] and nothing else, hooks included."""
+    module, weight = feedback.module, feedback.weight
+    if type(module) is not nn.Linear or weight is None or len(shape) != 2 or tuple(weight.shape) != (shape[1],) * 2:
+        return False
     hooked = any(
         getattr(module, f"_{kind}hooks") for kind in ("forward_", "forward_pre_", "backward_", "backward_pre_")
     )
-    return feedback.weight is not None and type(module) is nn.Linear and not hooked
+    return not hooked
 
 
 def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:

@@ -86,7 +86,7 @@ def run(
     >>> net = sl.Sequential(sl.Layer(torch.nn.Linear(4, 3), sl.LIF(3)), sl.Layer(torch.nn.Linear(3, 2), sl.LI(2)))
     >>> run = sl.run(net, torch.rand(20, 5, 4), record=("v", "0.spikes"))
     >>> sorted(run.records), run.engines
-    (['0.spikes', '0.v', '1.v'], {'0': 'eager', '1': 'eager'})
+    (['0.spikes', '0.v', '1.v'], {'0': 'cpu', '1': 'cpu'})
     """
     choose(engine)
     found = network_dt(network)
