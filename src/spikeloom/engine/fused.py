@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch  # type: ignore[attr-defined]
 
 from .loop import Feedback, Loop, LoopState, Pass, ResetEdge
 from .noise import draw
@@ -16,7 +17,7 @@ class Unsuited(ValueError):
 
 def transformed() -> bool:
     """Whether functorch transforms or forward-mode derivatives are at work, which see single operations."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    return _functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def check(loop: Loop) -> None:

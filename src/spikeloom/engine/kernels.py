@@ -8,6 +8,9 @@ Lanes are the neurons of all samples, B N of them. A thread takes a block of lan
 in the first cache, and runs all steps of it. Threads take blocks from a shared counter until none is left.
 """
 
+# pyright: reportCallIssue=false
+# (Numba gives intrinsics their first argument, the typing context.)
+
 from numba import njit
 
 from . import primitives as p

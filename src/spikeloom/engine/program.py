@@ -102,7 +102,10 @@ def _trace(loop: Loop, driven: tuple[str, ...], edge: ResetEdge) -> Program:
     records = tuple(n for n in loop.record if n not in ("spikes", "output"))
     named = {"name": type(neuron).__name__, "coefficients": coefficients, "states": states}
     named |= {"ports": ports, "records": records}
-    graphs = [_graphs(loop, named, edge, *point) for point in POINTS]
+    # Out of reach of what surrounds the call: autocast, and checkpointing's hooks, which replace saved tensors.
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.enable_grad(), hooks:
+        graphs = [_graphs(loop, named, edge, *point) for point in POINTS]
     if graphs[0] != graphs[1]:
         raise NoElementwiseForm(f"{named['name']}.step does different things for different numbers")
     forward, backward = graphs[0]
@@ -130,7 +133,7 @@ def _graphs(loop: Loop, named: dict[str, Any], edge: ResetEdge, start: float, pa
     leaves = {f"c.{n}": number() for n in named["coefficients"]}
     leaves |= {f"z.{n}": number() for n in named["states"]}
     leaves |= {f"x.{n}": number() for n in named["ports"]}
-    alive = {"alive": torch.ones(1, dtype=torch.bool)} if loop.alive is not None else {}
+    alive = {"alive": torch.ones(1, dtype=torch.bool, device="cpu")} if loop.alive is not None else {}
 
     def step(given: Any) -> dict[str, Any]:
         return _step(loop, named, edge, given)
@@ -145,7 +148,12 @@ def _graphs(loop: Loop, named: dict[str, Any], edge: ResetEdge, start: float, pa
         with torch.enable_grad():
             out = step(given)
             # As one number, for torch imports a library of symbols (0.6 s) to look at gradients that are handed to it.
-            total = sum(out[n] * given[f"g.{n}"] for n in names if out[n].requires_grad)
+            total = torch.zeros(1, dtype=dtype, device="cpu")
+            for name in names:
+                if out[name].requires_grad:
+                    total = total + out[name] * given[f"g.{name}"]
+            if not total.requires_grad:
+                return dict.fromkeys([f"d.{n}" for n in leaves])
             # create_graph keeps autograd from adding in place, which a trace by identity would not see.
             gradients = torch.autograd.grad(total, list(leaves.values()), create_graph=True, allow_unused=True)
         return {f"d.{n}": g for n, g in zip(leaves, gradients, strict=True)}
@@ -157,7 +165,7 @@ def _step(loop: Loop, named: dict[str, Any], edge: ResetEdge, given: Any) -> dic
     """One step on named numbers, as the time loop takes it."""
     neuron: Neuron = loop.neuron
     c = type(loop.coefficients)(*(given.get(f"c.{n}", ZERO) for n in loop.coefficients._fields))
-    kept = {n: torch.zeros(1, dtype=torch.int64) for n in ("clock", "stream")} if neuron.noises else {}
+    kept = {n: torch.zeros(1, dtype=torch.int64, device="cpu") for n in ("clock", "stream")} if neuron.noises else {}
     z = type(neuron).state_type(**{n: given[f"z.{n}"] for n in named["states"]}, **kept)
     inputs = {n: given[f"x.{n}"] for n in named["ports"]}
     y, after, fire = neuron.advance(c, z, inputs, loop.surrogate, edge)
@@ -170,7 +178,8 @@ def _step(loop: Loop, named: dict[str, Any], edge: ResetEdge, given: Any) -> dic
             value = out[f"z.{name}"]
         else:
             port = inputs.get(neuron.default_port)
-            value = fire.before_reset if name == "v_before_reset" else torch.zeros_like(y) if port is None else port
+            value = fire.before_reset if name == "v_before_reset" else port
+            value = torch.zeros_like(y) if value is None else value
             value = torch.where(given["alive"], value, torch.zeros_like(value)) if "alive" in given else value
         out[f"r.{name}"] = value
     return out

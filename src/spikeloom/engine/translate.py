@@ -74,7 +74,7 @@ def _square(b: Builder, x: int) -> int:
 def _pow(b: Builder, x: int, y: int) -> int:
     # torch computes these exponents so, too.
     exponent, known = b.value(y), {0.5: "sqrt", -0.5: "sqrt", 2: "square", -2: "square", 3: "cube", 1: "", -1: ""}
-    if exponent not in known:
+    if exponent is None or exponent not in known:
         return b("pow", b.number(x), b.number(y))
     way = known[exponent]
     found = x if not way else b("sqrt", x) if way == "sqrt" else b("mul", x, x)
