@@ -72,6 +72,7 @@ def source(program: Program, wanted: Wanted, backward: bool) -> str:
     graphs: dict[str, Graph] = {"forward": program.forward}
     if backward:
         graphs = {"replay": program.advance, "backward": program.transpose(wanted.coefficients, wanted.ports)}
+    graphs = {name: graph.without_numbers for name, graph in graphs.items()}
     described = {
         "size": program.dtype.itemsize,
         "names": [program.ports, program.records, program.states, program.coefficients],
@@ -129,16 +130,22 @@ def _engine_version() -> str:
 @functools.cache
 def row_functions(key: str, wanted: Wanted, backward: bool) -> tuple[Any, ...]:
     """A program's row functions, as C functions of (lanes, step, table): of its step, or of replay and transpose."""
+    program = PROGRAMS[key]
+    text, names = source(program, wanted, backward), ("replay", "backward") if backward else ("forward",)
+    digest = hashlib.sha256((text + _engine_version()).encode()).hexdigest()[:24]
+    with _lock:
+        return _build(f"{program.name}_{names[-1]}_{digest}", text, names)
+
+
+@functools.cache
+def _build(name: str, text: str, functions: tuple[str, ...]) -> tuple[Any, ...]:
+    """Functions of a generated file, by way of Numba and its cache."""
     from numba import cfunc, types
 
-    with _lock:
-        program = PROGRAMS[key]
-        text, names = source(program, wanted, backward), ("replay", "backward") if backward else ("forward",)
-        digest = hashlib.sha256((text + _engine_version()).encode()).hexdigest()[:24]
-        module = _module(f"{program.name}_{names[-1]}_{digest}", text)
-        COMPILED.append(module.__name__)
-        compile = cfunc(types.void(types.int64, types.int64, types.int64), cache=True, error_model="numpy")
-        return tuple(compile(getattr(module, name)) for name in names)
+    module = _module(name, text)
+    COMPILED.append(name)
+    compile = cfunc(types.void(types.int64, types.int64, types.int64), cache=True, error_model="numpy")
+    return tuple(compile(getattr(module, function)) for function in functions)
 
 
 @functools.cache
@@ -172,6 +179,4 @@ def _module(name: str, text: str) -> Any:
 
 def constants(graph: Graph, dtype: torch.dtype) -> torch.Tensor:
     """The numbers that a graph's kernel is handed."""
-    from .vector import passed_constants
-
-    return torch.tensor([*passed_constants(graph), 0.0], dtype=dtype)
+    return torch.tensor([*graph.numbers, 0.0], dtype=dtype)

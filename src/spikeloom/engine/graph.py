@@ -1,5 +1,6 @@
 """Elementwise graphs: what a traced step is made of, free of duplicates and dead ends, and readable."""
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ UNARY = {
     *("asinh", "acosh", "atanh", "erf", "erfc"),
 }
 BINARY = {"pow", "atan2", "fmod"}
+LEAVES = {"input", "const", "number"}
+FIXED = {0.0, 1.0, -1.0, 0.5, 2.0, 4.0}  # constants that stand in the code
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,19 @@ class Graph:
         results = [self.results[self.outputs.index(name)] for name in outputs]
         return prune(self.nodes, tuple(outputs), results)
 
+    @functools.cached_property
+    def numbers(self) -> tuple[float, ...]:
+        """The constants that a kernel is handed rather than made with, so that another one compiles nothing."""
+        return tuple(node.args[0] for node in self.nodes if node.op == "const" and node.args[0] not in FIXED)
+
+    @functools.cached_property
+    def without_numbers(self) -> "Graph":
+        """The graph with the k-th of `numbers` as a node ("number", k)."""
+        count = iter(range(len(self.nodes)))
+        handed = [node.op == "const" and node.args[0] not in FIXED for node in self.nodes]
+        nodes = [Node("number", (next(count),)) if h else n for h, n in zip(handed, self.nodes, strict=True)]
+        return Graph(tuple(nodes), self.outputs, self.results)
+
     def text(self) -> str:
         """The graph as assignments, one a line."""
         written: dict[int, str] = {}
@@ -54,6 +70,8 @@ class Graph:
                 written[k] = node.args[0]
             elif node.op == "const":
                 written[k] = _number(node.args[0])
+            elif node.op == "number":
+                written[k] = f"number[{node.args[0]}]"
             else:
                 written[k] = f"t{k}"
                 lines.append(f"t{k} = {expression(node, [written[a] for a in node.args])}")
@@ -84,13 +102,13 @@ def prune(nodes: Sequence[Node], outputs: tuple[str, ...], results: Iterable[int
     results = tuple(results)
     needed = set(results)
     for k in range(len(nodes) - 1, -1, -1):
-        if k in needed and nodes[k].op not in ("input", "const"):
+        if k in needed and nodes[k].op not in LEAVES:
             needed.update(nodes[k].args)
     number = {old: new for new, old in enumerate(sorted(needed))}
     kept = []
     for old in sorted(needed):
         node = nodes[old]
-        leaf = node.op in ("input", "const")
+        leaf = node.op in LEAVES
         kept.append(node if leaf else Node(node.op, tuple(number[a] for a in node.args), node.kind))
     return Graph(tuple(kept), outputs, tuple(number[r] for r in results))
 

@@ -20,14 +20,6 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 # Operations for which LLVM has an instruction on vectors.
 NATIVE = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "nearbyint"}
 ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "fmod": "frem"}
-FOLDED = {
-    0.0,
-    1.0,
-    -1.0,
-    0.5,
-    2.0,
-    4.0,
-}  # constants that stand in the code; others are passed, so that changing one compiles nothing
 
 
 def float_type(size: int) -> ir.Type:
@@ -39,11 +31,6 @@ def lanes(size: int) -> int:
     """How many numbers of `size` bytes one vector register holds."""
     wide = binding.get_host_cpu_features().get("avx512f", False)
     return (64 if wide else 32) // size
-
-
-def passed_constants(graph: Graph) -> tuple[float, ...]:
-    """The constants that a graph's kernel is handed."""
-    return tuple(n.args[0] for n in graph.nodes if n.op == "const" and n.args[0] not in FOLDED)
 
 
 class Body:
@@ -164,10 +151,8 @@ def row(graph: Graph, names: tuple[str, ...], size: int) -> Callable[..., None]:
 def _fixed(body: Body, graph: Graph, constants: Any, t: Any) -> dict[Any, Any]:
     """What is the same for all lanes."""
     single = Body(body.b, body.size, 1)
-    passed = passed_constants(graph)
-    fixed: dict[Any, Any] = {
-        value: body.splat(single.load(constants, ir.Constant(I64, k))) for k, value in enumerate(passed)
-    }
+    numbers = [node.args[0] for node in graph.nodes if node.op == "number"]
+    fixed: dict[Any, Any] = {k: body.splat(single.load(constants, ir.Constant(I64, k))) for k in numbers}
     fixed["t"] = body.splat(body.b.trunc(t, I32))
     return fixed
 
@@ -176,8 +161,9 @@ def _iteration(body: Body, graph: Graph, address: dict[str, Any], fixed: dict[An
     values: list[Any] = []
     for node in graph.nodes:
         if node.op == "const":
-            value = node.args[0]
-            values.append(body.constant(value) if value in FOLDED else fixed[value])
+            values.append(body.constant(node.args[0]))
+        elif node.op == "number":
+            values.append(fixed[node.args[0]])
         elif node.op == "input" and node.args[0] == "alive":
             values.append(body.b.icmp_signed("<", fixed["t"], body.load(address["alive"], j, I32)))
         elif node.op == "input":
