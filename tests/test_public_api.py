@@ -49,7 +49,8 @@ ORDER = [
     {"encoding", "decoding", "losses", "regularizers", "initializers", "activity", "diagnostics", "plots", "datasets"},
     {"training"},
     {"recipes"},
-    {"cli", "doctor", "__main__"},
+    {"explain", "doctor"},
+    {"cli", "__main__"},
 ]
 ROOT = 6
 HEAVY = ("lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "rich", "numba", "torch._dynamo")

@@ -1,4 +1,4 @@
-"""The command line: ``spikeloom train``, ``spikeloom list``, ``spikeloom doctor``."""
+"""The command line: ``spikeloom train``, ``list``, ``explain``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -77,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("list", help="list the recipes, or the settings of one")
     show.add_argument("recipe", nargs="?", help="a recipe, to list its settings")
     show.set_defaults(action=_list)
+
+    explain = commands.add_parser("explain", help="a neuron from its equations to the code that runs")
+    explain.add_argument("neuron", help="its class, such as CubaLIF, or module:Class for your own")
+    explain.add_argument("--reset", help="subtract, zero or none (default: the neuron's)")
+    explain.add_argument("--refractory", type=int, default=0, metavar="STEPS", help="refractory period in steps")
+    explain.set_defaults(action=_explain)
 
     doctor = commands.add_parser("doctor", help="what is installed, which devices and data there are, what is missing")
     doctor.add_argument("--data-dir", metavar="DIR", help="where the data's files are")
@@ -222,6 +228,17 @@ def _doctor(options: argparse.Namespace) -> int:
     for what, found in findings(options.data_dir):
         table.add_row(what, found)
     _console().print(table)
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from spikeloom.explain import explain, find
+
+    try:
+        neuron = find(options.neuron)(reset=options.reset, refractory=options.refractory)
+        print(explain(neuron))
+    except (ValueError, TypeError) as error:
+        raise Misuse(str(error)) from error
     return 0
 
 

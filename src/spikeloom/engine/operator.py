@@ -14,9 +14,21 @@ from . import cpu
 from .generated import Wanted
 from .program import PROGRAMS, Program
 
+# The plain form of torch.library's: its decorator imports torch's compiler at the first call, which takes as long as
+# torch itself.
+LIBRARY = torch.library.Library("spikeloom", "DEF")
+LIBRARY.define(
+    "loop(str key, int keep, int fed, Tensor[] coefficients, Tensor[] states, Tensor[] inputs, Tensor? lengths, "
+    "Tensor? weight, Tensor? bias, Tensor? last) -> Tensor[]"
+)
+LIBRARY.define(
+    "loop_backward(str key, int keep, int fed, int[] ports, int[] wanted, Tensor[] coefficients, Tensor[] inputs, "
+    "Tensor kept, Tensor?[] gradients, Tensor? lengths, Tensor? weight, Tensor? bias, Tensor? y, Tensor? last) "
+    "-> Tensor[]"
+)
 
-@torch.library.custom_op("spikeloom::loop", mutates_args=())
-def loop(
+
+def _loop(
     key: str,
     keep: int,
     fed: int,
@@ -35,8 +47,7 @@ def loop(
     return [y, *records, *finals, kept]
 
 
-@loop.register_fake
-def _(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last):  # type: ignore[no-untyped-def]
+def _fake_loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last):  # type: ignore[no-untyped-def]
     program, x = PROGRAMS[key], inputs[0]
     rows = [torch.empty_like(x, dtype=program.dtype) for _ in range(1 + len(program.records))]
     finals = [torch.empty_like(x[0], dtype=program.dtype) for _ in states] if len(x) else [z.clone() for z in states]
@@ -44,8 +55,7 @@ def _(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last)
     return [*rows, *finals, x.new_empty((count, len(states), x[0].numel()), dtype=program.dtype)]
 
 
-@torch.library.custom_op("spikeloom::loop_backward", mutates_args=())
-def loop_backward(
+def _loop_backward(
     key: str,
     keep: int,
     fed: int,
@@ -74,8 +84,7 @@ def loop_backward(
     return [*d_inputs, *d_states, *(s.to(program.dtype, copy=True) for s in summed)]
 
 
-@loop_backward.register_fake
-def _(key, keep, fed, ports, wanted, coefficients, inputs, kept, gradients, *_):  # type: ignore[no-untyped-def]
+def _fake_backward(key, keep, fed, ports, wanted, coefficients, inputs, kept, gradients, *_):  # type: ignore[no-untyped-def]
     program = PROGRAMS[key]
     row = inputs[0][0]
     found = [torch.empty_like(inputs[k], dtype=program.dtype) for k in ports]
@@ -188,4 +197,9 @@ def in_torch(
     return [*(torch.stack([r[n] for r in rows]) if rows else empty for n in names), *z.values()]
 
 
-loop.register_autograd(_backward, setup_context=_setup)
+LIBRARY.impl("loop", _loop, "CPU")
+LIBRARY.impl("loop_backward", _loop_backward, "CPU")
+torch.library.register_fake("spikeloom::loop", _fake_loop, lib=LIBRARY)
+torch.library.register_fake("spikeloom::loop_backward", _fake_backward, lib=LIBRARY)
+torch.library.register_autograd("spikeloom::loop", _backward, setup_context=_setup, lib=LIBRARY)
+loop, loop_backward = torch.ops.spikeloom.loop, torch.ops.spikeloom.loop_backward
