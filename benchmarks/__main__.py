@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write(stem.with_name(stem.name + ".json"), json.dumps(record, indent=1) + "\n")
     text = page(results, works, systems, facts, options.quick)
     if picture := _plot(stem.with_name(stem.name + ".png"), results, works, facts, options.quick):
-        text = text.replace("\n\n## ", f"\n\n![{works[0].title} and more]({picture.name})\n\n## ", 1)
+        text = text.replace("\n\n## ", f"\n\n![Bars and lines of the tables below]({picture.name})\n\n## ", 1)
     _write(stem.with_name(stem.name + ".md"), text)
     for row in results.rows:
         if row.reason:

@@ -33,9 +33,9 @@ def floor(rows: list[Row]) -> Row | None:
 
 
 def ratio(row: Row, rows: list[Row]) -> float | None:
-    """How many times the floor."""
+    """How many times the floor; None without one, or where it is zero, as small peaks of memory are."""
     base = floor(rows)
-    return median(row) / median(base) if base and row.samples else None
+    return median(row) / median(base) if base and row.samples and median(base) > 0 else None
 
 
 def per_step(row: Row, case: Case) -> float:
@@ -51,7 +51,7 @@ def bandwidth(row: Row, case: Case) -> float:
 
 @dataclass(frozen=True)
 class Rivalry:
-    """The fastest of ours beside the fastest peer of a kind."""
+    """One of ours beside the best peer of a kind."""
 
     kind: str
     ours: str
@@ -60,7 +60,7 @@ class Rivalry:
 
 
 def rivalries(rows: list[Row]) -> list[Rivalry]:
-    """For each of ours but the eager reference: how many times faster than the fastest eager and jitted peer."""
+    """For each of ours but the eager reference: how many times it beats the best eager and the best jitted peer."""
     timed = [row for row in rows if row.samples]
     found = []
     for mine in timed:
@@ -68,7 +68,7 @@ def rivalries(rows: list[Row]) -> list[Rivalry]:
             continue
         for kind in ("eager", "jitted"):
             peers = [r for r in timed if SYSTEMS[r.system].kind == kind and SYSTEMS[r.system].comparable]
-            if peers:
+            if peers and median(mine) > 0:
                 best = min(peers, key=median)
                 found.append(Rivalry(kind, mine.system, best.system, median(best) / median(mine)))
     return found

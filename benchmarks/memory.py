@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import resource
@@ -15,10 +16,8 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def peak(work: Callable[[], None]) -> tuple[int, str]:
     """How many bytes the resident memory rises above its present size while the work runs, and how that was found."""
     gc.collect()
-    try:
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # or what earlier work freed would be used again, unseen
-    except (OSError, AttributeError):
-        pass
     try:
         CLEAR.write_text("5")  # the high-water mark starts again from here
         before = _field("VmRSS")

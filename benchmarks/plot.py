@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from . import figures
@@ -15,9 +16,16 @@ from .table import duration
 from .timing import Results, Row
 from .work import Case, Work
 
-COLOURS = {"floor": "#9aa0a6", "ours": "#0b6e99", "jitted": "#d9822b", "eager": "#c9b8a8"}
+COLOURS = {"floor": "#9aa0a6", "ours": "#0b6e99", "jitted": "#d9822b", "eager": "#c3b5a6"}
+# Where systems of a kind cross each other, each has a shade of its own.
+SHADES = {
+    "ours": ("#7fb8d0", "#0b6e99", "#073b52"),
+    "jitted": ("#d9822b", "#a8550f", "#f0b46a"),
+    "eager": ("#8d6e63", "#b39b88", "#6d7a4f", "#a9b07f", "#8c7fa3", "#c7a6b0"),
+}
 INK, FAINT = "#263238", "#e6e8ea"
-KINDS = {"floor": "floor (no neurons)", "ours": "spikeloom", "jitted": "compiled peer", "eager": "eager peer"}
+KINDS = {"ours": "spikeloom", "jitted": "compiled peers", "eager": "eager peers", "floor": "floor: no neurons"}
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 MARKERS = "osD^vPX<>*hp"
 
 
@@ -61,6 +69,8 @@ def _figure(bars: list[Panel], lines: list[Panel], facts: dict[str, str]) -> plt
         inner = grid[grid_rows, :].subgridspec(1, 2, width_ratios=(1, 0.36))
         _lines(figure.add_subplot(inner[0]), figure.add_subplot(inner[1]), lines)
     figure.suptitle("spikeloom beside its peers", fontsize=14, fontweight="bold", x=0.01, ha="left")
+    handles = [Patch(color=COLOURS[kind], label=text) for kind, text in KINDS.items()]
+    figure.legend(handles=handles, loc="upper right", ncols=len(KINDS), frameon=False, fontsize=9)
     about = f"{facts['processor']}, {facts['threads']} threads, median of {facts['repeats']}, {facts['date']}"
     figure.supxlabel(about, fontsize=8, x=0.01, ha="left", color="#607d8b")
     return figure
@@ -80,14 +90,14 @@ def _bars(axes: Axes, work: Work, case: Case, rows: list[Row]) -> None:
     for place, row, value, end in zip(places, rows, values, high, strict=True):
         times = figures.ratio(row, rows)
         text = duration(value) if times is None or row.system == "floor" else f"{duration(value)}   {times:.2g} x"
-        axes.text(max(value, end) * 1.07, place, text, va="center", fontsize=8, zorder=4)
+        axes.text(max(value, end) * 1.07, place, text, va="center", fontsize=8, zorder=4, bbox=WHITE)
     axes.set_yticks(places, [SYSTEMS[row.system].title for row in rows])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         if SYSTEMS[row.system].kind == "ours":
             label.set_fontweight("bold")
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
-    axes.set_title(f"({work.letter}) {work.title}\n{case.label}; one training step", fontsize=9.5, loc="left")
+    axes.set_title(f"({work.letter}) {work.title}\n{case.sizes}; {case.label}", fontsize=9.5, loc="left")
     _bare(axes, "x")
 
 
@@ -104,9 +114,10 @@ def _lines(axes: Axes, beside: Axes, panels: list[Panel]) -> None:
         ]
         kind = SYSTEMS[name].kind
         strong = kind == "ours"
+        shades, place = SHADES[kind], [n for n in names if SYSTEMS[n].kind == kind].index(name)
         axes.plot(
             *zip(*points, strict=True),
-            color=COLOURS[kind],
+            color=shades[place % len(shades)],
             marker=MARKERS[k % len(MARKERS)],
             markersize=5,
             linewidth=2.2 if strong else 1.3,
@@ -115,15 +126,15 @@ def _lines(axes: Axes, beside: Axes, panels: list[Panel]) -> None:
         )
         ends.append((points[-1][1], name))
     copies = [(c.batch * c.hidden, figures.bandwidth(row, c)) for _, c, rows in panels if (row := figures.floor(rows))]
+    axes.set_yscale("log")
     if copies:
         # GB/s is bytes per nanosecond.
         limit = [figures.BYTES / gigabytes for _, gigabytes in copies]
         axes.plot([lanes for lanes, _ in copies], limit, color=COLOURS["floor"], linestyle=(0, (4, 3)), zorder=1)
-        axes.text(
-            copies[0][0], limit[0] * 0.93, "20 bytes at the speed of a copy", fontsize=8, va="top", color="#607d8b"
-        )
+        note = {"xytext": (0, -5), "textcoords": "offset points", "va": "top", "ha": "right", "fontsize": 8}
+        axes.annotate("20 bytes at the speed of a copy", (copies[-1][0], limit[-1]), color="#607d8b", **note)
+        axes.set_ylim(bottom=min(limit) / 2)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     lanes = [case.batch * case.hidden for _, case, _ in panels]
     axes.set_xticks(
         lanes, [f"{n // 2**20}M" if n >= 2**20 else f"{n // 2**10}k" if n >= 2**10 else f"{n}" for n in lanes]

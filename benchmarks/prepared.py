@@ -39,6 +39,16 @@ class Runner(Protocol):
     def build(self, case: Case) -> Prepared: ...
 
 
+def finite(weights: list[np.ndarray]) -> None:
+    """Check the weights after a training step.
+
+    Raises:
+        ProbeError: they overflowed, so that what comes after would be timed on numbers that are none.
+    """
+    if not all(np.isfinite(w).all() for w in weights):
+        raise ProbeError("the weights are not finite after one training step: the gradients overflowed")
+
+
 class ProbeError(AssertionError):
     """The system does not do the work that it would be timed for."""
 

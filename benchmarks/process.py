@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -9,12 +10,16 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from .environments import OWN, python
 from .systems import System
 
 ROOT = Path(__file__).parents[1]
+
+# glibc keeps freed blocks for later, where a step could use them unseen; this makes it return all from 64 KiB up. It
+# costs time, so only workers whose memory is measured run with it.
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
 
 
 class WorkerError(RuntimeError):
@@ -24,39 +29,44 @@ class WorkerError(RuntimeError):
 class Process:
     """A worker process. Answers are read by a thread, so that one that never comes can be told.
 
+    Args:
+        system: what it runs.
+        threads: of its libraries.
+        patience: seconds to wait for an answer.
+        returning: whether freed memory is to go back to the system at once.
+
     Raises:
         WorkerError: the system's environment is missing.
     """
 
-    def __init__(self, system: System, threads: int, patience: float):
+    def __init__(self, system: System, threads: int, patience: float, returning: bool = False):
         self.system, self.patience = system, patience
         try:
             interpreter = python(system.environment)
         except FileNotFoundError as error:
             raise WorkerError(str(error)) from None
         options = {"runner": system.runner, "options": system.options, "threads": threads}
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
         self.child = subprocess.Popen(
             [interpreter, "-m", "benchmarks.worker", json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             cwd=ROOT,
-            env=_environment(system, threads),
+            env=_environment(system, threads) | (RETURNING if returning else {}),
             text=True,
         )
         self.answers: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         self.send("hello")
 
     def send(self, do: str, **request: Any) -> None:
         """Send a request; its answer is to be received before the next."""
-        assert self.child.stdin is not None
-        try:
-            self.child.stdin.write(json.dumps({"do": do, **request}) + "\n")
-            self.child.stdin.flush()
-        except OSError:
-            pass  # it has ended; receive says why
+        with contextlib.suppress(OSError):  # it has ended; receive says why
+            pipe = cast(IO[str], self.child.stdin)
+            pipe.write(json.dumps({"do": do, **request}) + "\n")
+            pipe.flush()
 
     def receive(self) -> dict[str, Any]:
         """The answer to the last request.
@@ -90,11 +100,13 @@ class Process:
         """End the process."""
         self.child.kill()
         self.child.wait()
-        self.log.close()
+        self.reader.join()
+        for pipe in filter(None, (self.child.stdin, self.child.stdout, self.log)):
+            with contextlib.suppress(OSError):  # what was not sent to a process that had ended
+                pipe.close()
 
     def _read(self) -> None:
-        assert self.child.stdout is not None
-        for line in self.child.stdout:
+        for line in self.child.stdout or ():
             self.answers.put(line)
         self.answers.put("")
 

@@ -101,7 +101,7 @@ SYSTEMS = {
             "eager",
             "torch",
             "spikingjelly",
-            "LIFNode, reset by subtraction; with feedback, LinearRecurrentContainer around it",
+            "LIFNode, reset by subtraction, surrogate of width 1; with feedback, LinearRecurrentContainer around it",
             "multi-step mode, which on a CPU picks a loop in torch",
         ),
         System(

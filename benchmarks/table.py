@@ -48,14 +48,14 @@ def _tables(work: Work, rows: list[Row], quick: bool) -> Iterator[str]:
         if not chosen:
             continue
         columns = MEMORY if work.measure == "bytes" else NEURON if case.network == "neuron" else STEP
-        yield f"### {case.label}"
+        yield f"### {case.label}: {case.sizes}"
         yield _table(["system", *columns], [[_title(row), *_cells(row, chosen, case, columns)] for row in chosen])
-        if work.measure == "seconds" and (found := figures.rivalries(chosen)):
-            yield "\n".join(
-                f"- {SYSTEMS[r.ours].title}: {r.times:.1f} times as fast as {SYSTEMS[r.peer].title}, the fastest "
-                f"{r.kind} peer"
-                for r in found
-            )
+        if found := figures.rivalries(chosen):
+            how, best = ("as fast as", "fastest") if work.measure == "seconds" else ("as little as", "leanest")
+            lines = [
+                (SYSTEMS[r.ours].title, f"{r.times:.2g} times {how}", SYSTEMS[r.peer].title, r.kind) for r in found
+            ]
+            yield "\n".join(f"- {ours}: {times} {peer}, the {best} {kind} peer" for ours, times, peer, kind in lines)
     if work.letter == "b" and not quick and (shared := list(_longer(rows))):
         yield "### Ten times the steps: (b) over (a) at density 0.05"
         yield _table(["system", "(b) / (a)"], shared)
@@ -110,7 +110,7 @@ def _copy_share(row: Row, rows: list[Row], case: Case) -> str:
 
 
 def _bytes(row: Row, rows: list[Row], case: Case) -> str:
-    return f"{figures.median(row) / 2**20:.0f} MiB"
+    return size(figures.median(row))
 
 
 STEP: dict[str, Cell] = {
@@ -166,3 +166,8 @@ def duration(seconds: float) -> str:
         if seconds >= size * 0.9995:
             return f"{seconds / size:.3g} {unit}" if seconds / size < 999.5 else f"{seconds / size:.0f} {unit}"
     return f"{seconds * 1e6:.3g} µs"
+
+
+def size(count: float) -> str:
+    """Bytes, in MiB from one of them up."""
+    return f"{count / 2**20:.0f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"

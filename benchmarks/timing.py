@@ -49,14 +49,14 @@ class Pool:
         self.running: dict[str, Process] = {}
         self.failed: dict[str, str] = {}
 
-    def start(self) -> None:
+    def start(self, returning: bool) -> None:
         """Start what does not run; all import at once, since nothing is timed yet."""
         self.failed = {}
         begun: dict[str, Process] = {}
         for system in self.systems:
             if system.name not in self.running:
                 try:
-                    begun[system.name] = Process(system, self.threads, self.patience)
+                    begun[system.name] = Process(system, self.threads, self.patience, returning)
                 except WorkerError as error:
                     self.failed[system.name] = str(error)
         for name, process in begun.items():
@@ -97,9 +97,9 @@ def measure(
     try:
         for work in works:
             pool.systems = [s for s in systems if work.letter in s.works and work.letter not in s.lacks]
-            pool.start()
+            pool.start(returning=work.measure == "bytes")
             for case in work.sizes(quick):
-                say(f"({work.letter}) {case.label}: {', '.join(s.title for s in pool.systems)}")
+                say(f"({work.letter}) {work.title}, {case.label}: {'; '.join(s.title for s in pool.systems)}")
                 rows = list(_absent(work, case, systems, pool))
                 alive = {name: p for name, p in pool.running.items() if name in {s.name for s in pool.systems}}
                 run = _memory if work.measure == "bytes" else _seconds

@@ -32,6 +32,16 @@ class Case:
         return self.steps * self.batch * self.hidden
 
     @property
+    def sizes(self) -> str:
+        """The network and its sizes, as a title."""
+        time = f"T = {self.steps}, B = {self.batch}"
+        if self.network == "neuron":
+            return f"T = {self.steps}"
+        if self.network == "convolution":
+            return f"{self.size} x {self.size}, {self.channels[0]} and {self.channels[1]} channels, {time}"
+        return f"{self.inputs}-{self.hidden}{'R' if self.network == 'recurrent' else ''}-{self.outputs}, {time}"
+
+    @property
     def pooled(self) -> int:
         """Side of the images that reach the readout of the convolutional network."""
         return ((self.size - 2) // 2 - 2) // 2
@@ -62,21 +72,21 @@ WORKS = {
     for work in (
         Work(
             "a",
-            "Feed-forward 784-128-10, T = 100, B = 256",
+            "Feed-forward",
             "One training step: forward, cross entropy on the spike counts, backward, Adam.",
             tuple(Case(f"density {d:g}", "feedforward", 100, 256, d) for d in (0.01, 0.05, 0.2)),
             (Case("density 0.2", "feedforward", 12, 4, 0.2, **SMALL),),
         ),
         Work(
             "b",
-            "Feed-forward 784-128-10, T = 1000, B = 26",
-            "The same training step with ten times the steps and a tenth of the batch.",
+            "Feed-forward, ten times the steps",
+            "The same training step, a tenth of the batch.",
             (Case("density 0.05", "feedforward", 1000, 26),),
             (Case("density 0.2", "feedforward", 24, 2, 0.2, **SMALL),),
         ),
         Work(
             "c",
-            "Recurrent 784-128R-10, T = 100, B = 256",
+            "Recurrent",
             "The same training step, the hidden layer's spikes fed back to it one step later.",
             (Case("density 0.05", "recurrent", 100, 256),),
             (Case("density 0.2", "recurrent", 12, 4, 0.2, **SMALL),),
@@ -90,8 +100,8 @@ WORKS = {
         ),
         Work(
             "e",
-            "Convolution on 28 x 28, T = 25, B = 32",
-            "One training step of Conv(1, 16, 3)-LIF-AvgPool(2)-Conv(16, 32, 3)-LIF-AvgPool(2)-Linear(800, 10)-LI, "
+            "Convolution",
+            "One training step of Conv 3 x 3-LIF-AvgPool 2 x 2-Conv 3 x 3-LIF-AvgPool 2 x 2-Linear-LI, "
             "cross entropy on the summed membrane.",
             (Case("density 0.05", "convolution", 25, 32),),
             (Case("density 0.3", "convolution", 8, 2, 0.3, size=12, channels=(2, 4), outputs=4),),
@@ -99,9 +109,10 @@ WORKS = {
         Work(
             "f",
             "Peak memory of a training step",
-            "How far the resident memory of the process rises above what it held before the step, at density 0.05.",
-            (Case("T = 100, B = 256", "feedforward", 100, 256), Case("T = 1000, B = 26", "feedforward", 1000, 26)),
-            (Case("T = 12, B = 4", "feedforward", 12, 4, 0.2, **SMALL),),
+            "How far the resident memory of the process rises above what it held before the step; input, weights and "
+            "the state of the optimiser are there before.",
+            (Case("100 steps", "feedforward", 100, 256), Case("1000 steps", "feedforward", 1000, 26)),
+            (Case("12 steps", "feedforward", 12, 4, 0.2, **SMALL),),
             measure="bytes",
         ),
     )

@@ -14,7 +14,7 @@ import optax
 from jax import Array
 
 from .. import data
-from ..prepared import gain
+from ..prepared import finite, gain
 from ..work import Case
 
 # Weights and an input [T, B, *N] to an output of that kind.
@@ -122,6 +122,7 @@ class Trained:
         jax.block_until_ready(self.weights)
 
     def calibrate(self) -> None:
+        finite([np.asarray(weight) for weight in self.weights])
         x, begin = jnp.asarray(data.inputs(self.case)[:, :4]), 0
         for count, function in self.stages[: -1 if self.case.network == "convolution" else None]:
             stage, base = jax.jit(function), self.weights[begin : begin + count]

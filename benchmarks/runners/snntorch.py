@@ -70,9 +70,9 @@ class SnnTorch(TorchSystem):
         neuron.recurrent = linear(feedback)
         return Stage(linear(weight), Stepped(neuron))
 
-    def weights(self, stage: nn.Module) -> list[Tensor]:
+    def trained(self, net: nn.Module) -> list[nn.Parameter]:
         # The decay is a matrix to LeakyParallel, and no weight.
-        return [p.data for name, p in stage.named_parameters() if p.dim() > 1 and "rnn" not in name]
+        return [p for name, p in net.named_parameters() if p.dim() > 1 and "rnn" not in name]
 
 
 def load(threads: int, **options: bool) -> SnnTorch:

@@ -52,7 +52,9 @@ class SpikingJelly(TorchSystem):
             self.tau_mem,
             decay_input=False,
             v_reset=None,
-            surrogate_function=surrogate.SuperSpike(alpha=1 / self.width),
+            # alpha / (1 + |u|)^2: its alpha is the peak, the width is 1. A peak above 2 would let the gradients that
+            # flow through the reset overflow within a hundred steps.
+            surrogate_function=surrogate.SuperSpike(alpha=1.0),
             step_mode=mode,
         )
 

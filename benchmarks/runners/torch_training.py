@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import data
-from ..prepared import gain
+from ..prepared import finite, gain
 from ..work import Case
 
 
@@ -49,6 +49,8 @@ class TorchSystem:
 
     def __init__(self, threads: int):
         torch.set_num_threads(threads)
+        # The first optimiser imports half of torch: now, while all workers import side by side.
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that matter."""
@@ -97,9 +99,13 @@ class TorchSystem:
             Stage(Folded(nn.AvgPool2d(2), nn.Flatten(), linear(w[2])), self.readout(case.outputs)),
         ]
 
+    def trained(self, net: nn.Module) -> list[nn.Parameter]:
+        """The parameters that Adam is given."""
+        return [p for p in net.parameters() if p.dim() > 1]
+
     def weights(self, stage: nn.Module) -> list[Tensor]:
         """The weights that set a stage's rate."""
-        return [p.data for p in stage.parameters() if p.dim() > 1]
+        return [p.data for p in self.trained(stage)]
 
     def apply(self, module: nn.Module, x: Any) -> Tensor:
         """Run a stage, or a row of them."""
@@ -157,9 +163,9 @@ class Trained:
         self.stages = system.stages(case)
         self.net = system.network(self.stages)
         # Weights only, in all systems: some make parameters of their time constants, others do not.
-        weights = [p for p in self.net.parameters() if p.dim() > 1]
+        weights = system.trained(self.net)
         for parameter in self.net.parameters():
-            parameter.requires_grad_(parameter.dim() > 1)
+            parameter.requires_grad_(any(parameter is weight for weight in weights))
         # A rate that leaves the activity as it is, however often the step is repeated.
         self.optimiser = torch.optim.Adam(weights, lr=1e-6)
         self.x, self.labels = system.input(data.inputs(case)), torch.from_numpy(data.labels(case))
@@ -173,6 +179,7 @@ class Trained:
 
     @torch.no_grad()
     def calibrate(self) -> None:
+        finite([weight.numpy() for weight in self.system.weights(self.net)])
         self.system.reset(self.net)
         x = self.system.input(data.inputs(self.case)[:, :4])
         for stage in self.stages[: -1 if self.case.network == "convolution" else None]:
