@@ -71,7 +71,8 @@ def _figure(bars: list[Panel], lines: list[Panel], facts: dict[str, str]) -> plt
     figure.suptitle("spikeloom beside its peers", fontsize=14, fontweight="bold", x=0.01, ha="left")
     handles = [Patch(color=COLOURS[kind], label=text) for kind, text in KINDS.items()]
     figure.legend(handles=handles, loc="upper right", ncols=len(KINDS), frameon=False, fontsize=9)
-    about = f"{facts['processor']}, {facts['threads']} threads, median of {facts['repeats']}, {facts['date']}"
+    scales = "axes are logarithmic, x is times the floor"
+    about = f"{facts['processor']}, {facts['threads']} threads, median of {facts['repeats']}, {facts['date']}; {scales}"
     figure.supxlabel(about, fontsize=8, x=0.01, ha="left", color="#607d8b")
     return figure
 
