@@ -1,0 +1,1 @@
+"""spikeloom beside its peers, on the same work and the same machine: `make bench`."""
