@@ -54,6 +54,17 @@ def row_of(table, k, t, lo, n, spare, direct):
 
 
 @njit
+def ask_for(table, first, count, t, lo, n):
+    """Have the rows of arrays at a step on their way, if there is such a step: they lie on pages far apart."""
+    size = load(table, SIZE)
+    if 0 <= t < load(table, STEPS):
+        for k in range(first, first + count):
+            source = table + 8 * COUNT + ENTRY * k
+            if load(source, 3):
+                p.prefetch(load(source, 0) + t * load(source, 1) + lo * size, n * size)
+
+
+@njit
 def prepare(table, rows, first, work, lo, n):
     """Coefficients and lengths of a block, which last for all its steps; returns where free memory begins."""
     count, lengths, neurons = load(table, COEFFICIENTS), load(table, LENGTHS), load(table, NEURONS)
@@ -130,6 +141,7 @@ def forward(table):
             input_rows(table, rows, x, t, lo, n, work, back)
             for k in range(outputs):
                 store(rows, ports + k, row_of(table, y + k, t, lo, n, 0, True))
+            ask_for(table, x, ports + outputs, t + 1, lo, n)
             p.call_row(load(table, STEP), n, t, rows)
         for k in range(states):
             copy(row_of(table, z_out + k, 0, lo, n, 0, True), z + k * pitch, n * size)
@@ -149,6 +161,7 @@ def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work):
             input_rows(table, rows, x, first + i, lo, n, work, back + i * pitch)
             for k in range(2 * states):
                 store(rows, ports + k, z + (i * states + k) * pitch)
+            ask_for(table, x, ports, first + i + 1, lo, n)
             p.call_row(load(table, REPLAY), n, first + i, rows)
 
 
@@ -234,6 +247,8 @@ def backward(table):
                         store(rows, z_row + k, z + (i * states + k) * pitch)
                     for k in range(wanted_ports):
                         store(rows, dx_row + k, row_of(table, d + k, first + i, lo, n, 0, True))
+                    ask_for(table, g, outputs, first + i - 1, lo, n)
+                    ask_for(table, d, wanted_ports, first + i - 1, lo, n)
                     p.call_row(load(table, STEP), n, first + i, rows)
                 for k in range(wanted):
                     p.flush((sums + 2 * k * pitch, parts + k * pitch), n, size)

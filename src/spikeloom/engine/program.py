@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..neurons import Neuron
 from ..zero import ZERO
-from .graph import Graph
+from .graph import Graph, reciprocals
 from .loop import Loop, ResetEdge
 from .trace import NoElementwiseForm, trace
 
@@ -158,7 +158,7 @@ def _graphs(loop: Loop, named: dict[str, Any], edge: ResetEdge, start: float, pa
             gradients = torch.autograd.grad(total, list(leaves.values()), create_graph=True, allow_unused=True)
         return {f"d.{n}": g for n, g in zip(leaves, gradients, strict=True)}
 
-    return forward, trace(transpose, leaves | alive | arriving, dtype)
+    return forward, reciprocals(trace(transpose, leaves | alive | arriving, dtype))
 
 
 def _step(loop: Loop, named: dict[str, Any], edge: ResetEdge, given: Any) -> dict[str, Any]:
