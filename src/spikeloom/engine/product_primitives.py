@@ -181,56 +181,82 @@ def take_many(typingctx: Any, address: Any, count: Any) -> Any:
     return types.int64(types.int64, types.int64), codegen
 
 
-def _nonzero(body: Body, place: Any, j: Any, target: Any, count: Any, odd: Any) -> None:
-    """Append the places of numbers that are not 0, and note numbers that are not 0 or 1."""
-    builder, bits = body.b, ir.IntType(body.width)
-    value = body.load(place, j)
-    active = builder.fcmp_unordered("!=", value, body.constant(0.0))
-    other = builder.and_(active, builder.fcmp_unordered("!=", value, body.constant(1.0)))
+class _Finder:
+    """Appends the places of numbers that are not 0 to a list, and notes numbers that are neither 0 nor 1."""
 
-    def word(mask: Any) -> Any:
-        return builder.zext(builder.bitcast(mask, bits), I64) if body.width < 64 else builder.bitcast(mask, I64)
+    AT_ONCE = 6  # places that are written without asking how many there are
 
-    builder.store(builder.or_(builder.load(odd), word(other)), odd)
-    left = cgutils.alloca_once(builder, I64)
-    builder.store(word(active), left)
-    check, work, done = (builder.append_basic_block(name) for name in ("check", "work", "done"))
-    builder.branch(check)
-    builder.position_at_end(check)
-    mask = builder.load(left)
-    builder.cbranch(builder.icmp_signed("!=", mask, _number(0)), work, done)
-    builder.position_at_end(work)
-    lowest = builder.add(j, builder.cttz(mask, ir.Constant(ir.IntType(1), 1)))
-    filled = builder.load(count)
-    builder.store(builder.trunc(lowest, I32), builder.gep(_address(builder, target, I32), [filled]))
-    builder.store(builder.add(filled, _number(1)), count)
-    builder.store(builder.and_(mask, builder.sub(mask, _number(1))), left)
-    builder.branch(check)
-    builder.position_at_end(done)
+    def __init__(self, builder: Any, target: Any):
+        self.b, self.target = builder, _address(builder, target, I32)
+        self.count, self.odd, self.left, self.place = (cgutils.alloca_once(builder, I64) for _ in range(4))
+        for value in (self.count, self.odd):
+            builder.store(_number(0), value)
+
+    def word(self, body: Body, row: Any, j: Any, groups: int) -> None:
+        """Numbers j .. j + groups * width, of which there are at most 64."""
+        builder, active, other = self.b, _number(0), None
+        for k in range(groups):
+            value = body.load(row, builder.add(j, _number(k * body.width)))
+            found = builder.fcmp_unordered("!=", value, body.constant(0.0))
+            not_one = builder.and_(found, builder.fcmp_unordered("!=", value, body.constant(1.0)))
+            other = not_one if other is None else builder.or_(other, not_one)
+            active = builder.or_(active, builder.shl(self._bits(found, body.width), _number(k * body.width)))
+        builder.store(builder.or_(builder.load(self.odd), self._bits(other, body.width)), self.odd)
+        self._append(active, j)
+
+    def _bits(self, flags: Any, width: int) -> Any:
+        return self.b.zext(flags if width == 1 else self.b.bitcast(flags, ir.IntType(width)), I64)
+
+    def _append(self, active: Any, j: Any) -> None:
+        # Most words have few events, and a branch that cannot be foreseen costs more than some writes in vain.
+        builder, before, place = self.b, self.b.load(self.count), self.place
+        builder.store(builder.add(before, builder.ctpop(active)), self.count)
+        for k in range(self.AT_ONCE):
+            self._write(active, j, builder.add(before, _number(k)))
+            active = self._without_lowest(active)
+        builder.store(active, self.left)
+        builder.store(builder.add(before, _number(self.AT_ONCE)), place)
+        check, work, done = (builder.append_basic_block(name) for name in ("check", "work", "done"))
+        builder.branch(check)
+        builder.position_at_end(check)
+        active = builder.load(self.left)
+        builder.cbranch(builder.icmp_signed("!=", active, _number(0)), work, done)
+        builder.position_at_end(work)
+        self._write(active, j, builder.load(place))
+        builder.store(builder.add(builder.load(place), _number(1)), place)
+        builder.store(self._without_lowest(active), self.left)
+        builder.branch(check)
+        builder.position_at_end(done)
+
+    def _write(self, active: Any, j: Any, place: Any) -> None:
+        lowest = self.b.add(j, self.b.cttz(active, ir.Constant(ir.IntType(1), 0)))
+        self.b.store(self.b.trunc(lowest, I32), self.b.gep(self.target, [place]))
+
+    def _without_lowest(self, active: Any) -> Any:
+        return self.b.and_(active, self.b.sub(active, _number(1)))
 
 
 @intrinsic
 def nonzero(typingctx: Any, row: Any, n: Any, target: Any, note: Any, size: Any) -> Any:
-    """Places of the numbers of a row [n] that are not 0, as 32-bit integers at `target`; returns how many. The 64-bit
-    integer at `note` becomes other than 0 where a number is neither 0 nor 1."""
+    """Places of the numbers of a row [n] that are not 0, as 32-bit integers at `target`; returns how many. A few more
+    integers behind them may be written. The 64-bit integer at `note` becomes other than 0 where a number is neither 0
+    nor 1."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         row, n, target, note, size = args
-        count, odd = (cgutils.alloca_once_value(builder, _number(0)) for _ in range(2))
-        builder.store(_number(0), count)
-        builder.store(_number(0), odd)
+        find = _Finder(builder, target)
 
         def loops(size: int) -> None:
-            width = 256 // size  # 64 numbers of 4 bytes: one word of flags
-            whole = builder.sub(n, builder.srem(n, _number(width)))
-            for w, start, stop in ((width, _number(0), whole), (1, whole, n)):
-                body = Body(builder, size, w)
-                with cgutils.for_range_slice(builder, start, stop, _number(w), I64) as (j, _):
-                    _nonzero(body, row, j, target, count, odd)
+            start, width = _number(0), lanes(size)
+            for w, groups in ((width, 64 // width), (width, 1), (1, 1)):
+                stop = builder.sub(n, builder.srem(n, _number(w * groups)))
+                with cgutils.for_range_slice(builder, start, stop, _number(w * groups), I64) as (j, _):
+                    find.word(Body(builder, size, w), row, j, groups)
+                start = stop
 
         _by_size(builder, size, loops)
         noted = _address(builder, note, I64)
-        builder.store(builder.or_(builder.load(noted), builder.load(odd)), noted)
-        return builder.load(count)
+        builder.store(builder.or_(builder.load(noted), builder.load(find.odd)), noted)
+        return builder.load(find.count)
 
     return types.int64(*[types.int64] * 5), codegen

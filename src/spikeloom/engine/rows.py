@@ -90,7 +90,7 @@ def rows_of_raster(x: Tensor, density: float | None = None) -> Rows:
     # Rows whose lists fit in the second cache, whatever their density.
     chunk = max(1, min(256, 65536 // (4 * max(1, channels))))
     count = threads.participants(x.numel(), -(-steps * batch // chunk))
-    tile = -(-chunk * channels * 4 // 64) * 64 + 64
+    tile = -(-chunk * channels * 4 // 64) * 64 + 128
     scratch = threads.scratch(tile * count + 64)
     aligned = -(-scratch.data_ptr() // 64) * 64
     while True:
