@@ -85,19 +85,29 @@ def conv2d(
     return _product(x, weight, bias, operation)
 
 
+def obstacle(x: Tensor | Spikes, dtype: torch.dtype) -> str:
+    """Why kernels do not take an input to weights of a dtype, or nothing where they do."""
+    if x.device.type != "cpu":
+        return f"input on {x.device}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"weights of {dtype}"
+    if isinstance(x, Tensor) and (type(x) is not Tensor or x.layout != torch.strided or x.dtype != dtype):
+        return f"input is a {type(x).__name__} of {x.dtype}, {x.layout}"
+    if not 0 < x.shape.numel():
+        return "empty input"
+    if max(x.shape[0] * x.shape[1], x.numel() if isinstance(x, Tensor) else x.total) > LARGEST:
+        return "more input than 32-bit integers count"
+    if transformed() or torch.compiler.is_compiling():
+        return "under a transform (torch.func, torch.compile or a forward-mode derivative)"
+    return "under autocast" if torch.is_autocast_enabled("cpu") else ""
+
+
 def suited(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether kernels may compute a product of these: plain tensors of one precision on the CPU, seen by nobody else."""
-    tensors = [t for t in (x, weight, bias) if isinstance(t, Tensor)]
-    return (
-        weight.dtype in (torch.float32, torch.float64)
-        and all(type(t) in (Tensor, torch.nn.Parameter) and t.dtype == weight.dtype for t in tensors)
-        and all(t.device.type == "cpu" and t.layout == torch.strided for t in (weight, x) if isinstance(t, Tensor))
-        and x.device.type == "cpu"
-        and x.shape.numel() * (weight.shape.numel() > 0) > 0
-        and (x.total if not isinstance(x, Tensor) else x.numel()) < LARGEST
-        and x.shape[0] * x.shape[1] < LARGEST
-        and not (transformed() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
-    )
+    """Whether kernels take all of these."""
+    parameters = [t for t in (weight, bias) if t is not None]
+    plain = all(type(t) in (Tensor, torch.nn.Parameter) and t.layout == torch.strided for t in parameters)
+    alike = all(t.dtype == weight.dtype and t.device.type == "cpu" and t.numel() for t in parameters)
+    return plain and alike and not obstacle(x, weight.dtype)
 
 
 def _dense(x: Tensor | Spikes, weight: Tensor) -> Tensor:

@@ -121,11 +121,20 @@ def estimated_density(x: Tensor) -> float:
     total = x.shape[0] * x.shape[1]
     if total == 0 or x.shape[2] == 0:
         return 0.0
-    # Multiples of an irrational number spread evenly and keep step with no axis.
-    picked = torch.arange(SAMPLE if total > SAMPLE else total)
-    picked = (picked * 0.6180339887498949 % 1 * total).long() if total > SAMPLE else picked
-    some = x.detach()[picked // x.shape[1], picked % x.shape[1]]
+    step, sample = _spread(x.shape[0], x.shape[1])
+    some = x.detach()[step, sample]
     return int(some.count_nonzero()) / some.numel()
+
+
+@functools.lru_cache(maxsize=64)
+def _spread(steps: int, batch: int) -> tuple[Tensor, Tensor]:
+    """(step, sample) of some rows, all over both."""
+    total = steps * batch
+    rows = torch.arange(min(total, SAMPLE))
+    if total > SAMPLE:
+        # Multiples of an irrational number spread evenly and keep step with neither axis.
+        rows = (rows * 0.6180339887498949 % 1 * total).long()
+    return rows // batch, rows % batch
 
 
 def strided(x: Tensor, time_first: bool) -> tuple[tuple[str, int | Tensor], ...]:
