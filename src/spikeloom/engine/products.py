@@ -91,6 +91,8 @@ def obstacle(x: Tensor | Spikes, dtype: torch.dtype) -> str:
         return f"input on {x.device}"
     if dtype not in (torch.float32, torch.float64):
         return f"weights of {dtype}"
+    if isinstance(x, Tensor) and torch._C._functorch.is_legacy_batchedtensor(x):
+        return "under a vectorised derivative"  # which torch.autograd.functional takes without functorch
     if isinstance(x, Tensor) and (type(x) is not Tensor or x.layout != torch.strided or x.dtype != dtype):
         return f"input is a {type(x).__name__} of {x.dtype}, {x.layout}"
     if not 0 < x.shape.numel():
