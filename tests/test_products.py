@@ -1,6 +1,5 @@
 """Event-driven products against torch's own: on a 1/1024 grid sums are exact in any order, so equal bit for bit."""
 
-import json
 from functools import partial
 
 import pytest
@@ -8,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import spikeloom as sl
-from spikeloom.engine import breakeven
-from spikeloom.engine.breakeven import Costs, choose_conv2d, choose_linear
+from spikeloom.engine.breakeven import choose_linear
 from spikeloom.engine.products import conv2d, linear
 from spikeloom.engine.rows import FIELDS, kernel, rows_of_events, rows_of_raster
 
@@ -153,10 +151,10 @@ def test_numbers_that_are_not_finite_are_events():
 
 @pytest.mark.parametrize("events", [False, True], ids=["raster", "events"])
 def test_gradients_are_those_of_finite_differences(events):
-    x = raster(3, 2, 6, weighted=True, dtype=torch.float64)
+    rows = raster(3, 2, 6, weighted=True, dtype=torch.float64)
     image = raster(2, 2, 2, 5, 4, weighted=True, dtype=torch.float64)
     options = {"stride": 2, "padding": 1}
-    for function, x, weight in ((linear, x, (3, 6)), (partial(conv2d, **options), image, (2, 2, 3, 3))):
+    for function, x, weight in ((linear, rows, (3, 6)), (partial(conv2d, **options), image, (2, 2, 3, 3))):
         parameters = [torch.randn(weight, dtype=x.dtype).requires_grad_(), torch.randn(weight[0], dtype=x.dtype)]
         parameters[1].requires_grad_()
         if events:
@@ -179,10 +177,10 @@ def test_derivatives_of_derivatives_are_the_dense_ones(events):
         slopes = torch.autograd.grad(loss, wanted, create_graph=True)
         return torch.autograd.grad(sum(s.pow(2).sum() for s in slopes), [weight] if events else [weight, before])
 
-    x, images = raster(4, 3, 10, dtype=torch.float64), raster(2, 3, 2, 6, 6, dtype=torch.float64)
+    rows, images = raster(4, 3, 10, dtype=torch.float64), raster(2, 3, 2, 6, 6, dtype=torch.float64)
     for ours, theirs, x, weight in (
-        (linear, F.linear, x, grid(5, 10, dtype=x.dtype)),
-        (conv2d, dense_conv2d, images, grid(2, 2, 3, 3, dtype=x.dtype)),
+        (linear, F.linear, rows, grid(5, 10, dtype=torch.float64)),
+        (conv2d, dense_conv2d, images, grid(2, 2, 3, 3, dtype=torch.float64)),
     ):
         torch.testing.assert_close(penalty(ours, x, weight), penalty(theirs, x, weight))
 
@@ -217,11 +215,12 @@ def test_autocast_gets_what_torch_would_give():
 
 
 def test_two_calls_are_equal_to_the_bit_and_threads_only_share_the_work():
-    x = raster(50, 40, 100, density=0.1)
-    images = raster(20, 20, 3, 12, 12, density=0.1)
-    weight, image, g, h = torch.randn(70, 100), torch.randn(9, 3, 3, 3), torch.randn(50, 40, 70), torch.randn(9, 1, 1)
+    rows, images = raster(50, 40, 100, density=0.1), raster(20, 20, 3, 12, 12, density=0.1)
     torch.set_num_threads(2)
-    for function, x, weight, g in ((linear, x, weight, g), (conv2d, images, image, h)):
+    for function, x, weight, g in (
+        (linear, rows, torch.randn(70, 100), torch.randn(50, 40, 70)),
+        (conv2d, images, torch.randn(9, 3, 3, 3), torch.randn(9, 1, 1)),
+    ):
         for given in (x, sl.Events.from_dense(x)):
             first, second = (results(function, given, [weight], g) for _ in range(2))
             for a, b in zip(first, second, strict=True):
@@ -295,7 +294,8 @@ def test_lists_of_events_are_their_rows(weighted):
     assert lists is events.index_lists() and lists.channel.dtype == lists.start.dtype == torch.int32
     for t in range(11):
         for b in range(7):
-            here, there = slice(lists.start[b * 11 + t], lists.stop[b * 11 + t]), slice(ptr[t * 7 + b], ptr[t * 7 + b + 1])
+            r, q = t * 7 + b, b * 11 + t
+            here, there = slice(lists.start[q], lists.stop[q]), slice(ptr[r], ptr[r + 1])
             assert lists.channel[here].tolist() == channel[there].tolist()
             assert value is None or lists.value[here].tolist() == value[there].tolist()
     torch.testing.assert_close(lists.to_dense(x.dtype), x, rtol=0, atol=0)
@@ -322,93 +322,6 @@ def test_lists_of_a_raster_are_its_places(channels, dtype):
 def test_lists_find_room_where_the_estimate_was_too_low():
     x = raster(30, 50, 100, density=0.5)
     torch.testing.assert_close(rows_of_raster(x, density=0.0).to_dense(x.dtype), x, rtol=0, atol=0)
-
-
-# The choice of a way
-
-
-@pytest.fixture
-def fresh(tmp_path, monkeypatch):
-    """A cache directory of the test's own, and a process that knows no costs."""
-    monkeypatch.setenv("SPIKELOOM_CACHE_DIR", str(tmp_path))
-    for function in (breakeven._known, breakeven._file):
-        function.cache_clear()
-    yield tmp_path
-    for function in (breakeven._known, breakeven._file):
-        function.cache_clear()
-
-
-def test_break_even_is_where_both_ways_take_the_same_time():
-    costs = Costs(dense=10.0, filling=3.0, listing=1.0, once=200.0, row=2.0, full=40.0)
-    for raster_, rows in ((True, 100), (False, 100), (True, 10**9)):
-        density = costs.break_even(rows, raster_)
-        dense = rows * (10.0 + (0 if raster_ else 3.0))
-        events = 200.0 + rows * (2.0 + 40.0 * density + (1.0 if raster_ else 0))
-        assert events == pytest.approx(dense)
-    assert costs.break_even(1, True) == 0 and costs._replace(full=1.0).break_even(100, True) == 1
-
-
-def test_choice_by_density(fresh, monkeypatch):
-    costs = Costs(dense=0.2, filling=0.1, listing=0.0, once=0.0, row=0.0, full=1.0)
-    monkeypatch.setattr(breakeven, "_measure", lambda *sample: (costs, True))
-    for density, way in ((0.05, "events"), (0.5, "dense")):
-        x = raster(50, 20, 100, density=density)
-        chosen, why = choose_linear(x, 64)
-        assert chosen == way
-        comparison = "below" if way == "events" else "not below"
-        assert why.startswith(f"{way}: density 0.") and why.endswith(f" {comparison} the break-even of 0.2")
-        chosen, why = choose_linear(sl.Events.from_dense(x), 64)
-        assert chosen == way and why.endswith(f" {comparison} the break-even of 0.3")
-    images = raster(10, 20, 4, 20, 20, density=0.02)
-    assert choose_conv2d(images, (8, 4, 3, 3), 1, 1)[0] == "events"
-
-
-def test_little_work_is_dense_and_measures_nothing(fresh, monkeypatch):
-    monkeypatch.setattr(breakeven, "_measure", lambda *sample: pytest.fail("measured"))
-    too_little = ("dense", "dense: too little work for lists of events to pay")
-    assert choose_linear(raster(10, 4, 20), 10) == too_little
-    assert choose_conv2d(raster(2, 4, 1, 8, 8), (2, 1, 3, 3)) == too_little
-    large = torch.zeros(100, 100, 100, device="meta")
-    assert choose_linear(large, 100) == ("dense", "dense: input on meta")
-    assert choose_linear(torch.zeros(100, 100, 100), 100, torch.bfloat16) == ("dense", "dense: weights of torch.bfloat16")
-    assert choose_linear(torch.zeros(100, 100, 100).long(), 100)[1].startswith("dense: input is a Tensor of torch.int64")
-    assert choose_linear(torch.zeros(0, 100, 100), 100) == ("dense", "dense: empty input")
-    assert choose_conv2d(raster(2, 2, 1, 9, 9), (2, 1, 2, 2), padding="same")[1].startswith("dense: events do not go")
-
-
-def test_costs_are_measured_once_and_kept_on_disk(fresh, monkeypatch):
-    x = raster(40, 20, 128, density=0.01)
-    monkeypatch.setattr(breakeven, "_least", steadily(breakeven._least))
-    before = torch.get_rng_state()
-    first = choose_linear(x, 64), choose_conv2d(x.unflatten(2, (2, 8, 8)), (16, 2, 3, 3))
-    assert torch.equal(torch.get_rng_state(), before)
-    (file,) = fresh.iterdir()
-    assert len(json.loads(file.read_text())) == 2
-    monkeypatch.setattr(breakeven, "_measure", lambda *sample: pytest.fail("measured again"))
-    assert first == (choose_linear(x, 64), choose_conv2d(x.unflatten(2, (2, 8, 8)), (16, 2, 3, 3)))
-    breakeven._known.cache_clear()  # as another process
-    assert first == (choose_linear(x, 60), choose_conv2d(x.unflatten(2, (2, 8, 8)), (16, 2, 3, 3)))
-
-
-def steadily(least):
-    return lambda ways: (least(ways)[0], True)
-
-
-@pytest.mark.parametrize("text", ["", "[1, 2]", '{"a": 1}', '{"a": [1, 2]}', '{"a": [0, 0, 0, 0, 0, NaN]}', "\x00"])
-def test_a_damaged_file_of_costs_is_no_file(fresh, text):
-    path = fresh / "costs.json"
-    path.write_text(text)
-    assert breakeven._read(path) == {}
-
-
-def test_costs_that_were_not_steady_are_not_kept(fresh, monkeypatch):
-    costs = Costs(1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-    monkeypatch.setattr(breakeven, "_measure", lambda *sample: (costs, False))
-    assert choose_linear(raster(40, 20, 128, density=0.01), 64)[0] == "events"
-    assert not list(fresh.iterdir())
-
-
-# Sentences
 
 
 def test_shapes_that_do_not_fit():

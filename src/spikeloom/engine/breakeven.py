@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .convolution import Convolution
@@ -179,7 +178,7 @@ def _file(threads: int) -> Path:
 
 
 def _measure(operation: Any, x: Tensor, weight: Tensor) -> tuple[Costs, bool]:
-    """The costs of a product on a raster x [1, R, ...] of density `DENSITY`, and whether they were measured steadily."""
+    """The costs of a product on a raster x [1, R, ...], and whether they were measured steadily."""
     flat, operation = operation.flat(x)
     rows, none, one = (rows_of_raster(part) for part in (flat, torch.zeros_like(flat), torch.zeros_like(flat[:, :1])))
     leaf = weight.clone().requires_grad_()
@@ -200,7 +199,8 @@ def _measure(operation: Any, x: Tensor, weight: Tensor) -> tuple[Costs, bool]:
     (whole, filling, listing, once, empty, full), steady = _least(ways)
     count, density = len(rows.start), len(rows.channel) / flat.numel()
     row, event = max(0.0, empty - once), max(0.0, full - empty) / max(density, 1e-9)
-    return Costs(*(t / count for t in (whole, filling, listing)), once, row / count, event / count), steady
+    whole, filling, listing, row, event = (seconds / count for seconds in (whole, filling, listing, row, event))
+    return Costs(whole, filling, listing, once, row, event), steady
 
 
 def _least(ways: Sequence[Callable[[], Any]]) -> tuple[list[float], bool]:

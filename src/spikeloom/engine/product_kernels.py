@@ -5,6 +5,9 @@ machine. Rows are the (step, sample) pairs. Row r of the dense array begins (r /
 inner_step bytes after `dense`; its events are start[r] .. stop[r] of `channel` and `value`.
 """
 
+# pyright: reportCallIssue=false
+# (Numba gives intrinsics their first argument, the typing context.)
+
 from numba import njit
 
 from . import primitives as p

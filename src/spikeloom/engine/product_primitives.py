@@ -130,9 +130,7 @@ def _add_to_rows(tile: _Tile, at: Any, first: Any, last: Any, values: Any) -> No
 
 
 def _on_tiles(emit: Callable[..., None], doc: str) -> Any:
-    def function(
-        typingctx: Any, addresses: Any, first: Any, last: Any, vectors: Any, count: Any, size: Any
-    ) -> Any:
+    def function(typingctx: Any, addresses: Any, first: Any, last: Any, vectors: Any, count: Any, size: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             at, (first, last, vectors, count, size) = cgutils.unpack_tuple(builder, args[0], 5), args[1:]
 
@@ -155,8 +153,8 @@ sum_rows = _on_tiles(
 )
 add_to_rows = _on_tiles(
     _add_to_rows,
-    """(row, tiles, -, channels, values): row [count], times the value, is added to tile `channel` of tiles for each event
-    first .. last.""",
+    """(row, tiles, -, channels, values): row [count], times the value, is added to tile `channel` of tiles for each of
+    the events first .. last.""",
 )
 
 

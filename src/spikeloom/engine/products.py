@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
 
 from .convolution import Convolution
 from .fused import transformed
@@ -91,11 +92,11 @@ def obstacle(x: Tensor | Spikes, dtype: torch.dtype) -> str:
         return f"input on {x.device}"
     if dtype not in (torch.float32, torch.float64):
         return f"weights of {dtype}"
-    if isinstance(x, Tensor) and torch._C._functorch.is_legacy_batchedtensor(x):
+    if isinstance(x, Tensor) and _functorch.is_legacy_batchedtensor(x):
         return "under a vectorised derivative"  # which torch.autograd.functional takes without functorch
     if isinstance(x, Tensor) and (type(x) is not Tensor or x.layout != torch.strided or x.dtype != dtype):
         return f"input is a {type(x).__name__} of {x.dtype}, {x.layout}"
-    if not 0 < x.shape.numel():
+    if x.shape.numel() == 0:
         return "empty input"
     if max(x.shape[0] * x.shape[1], x.numel() if isinstance(x, Tensor) else x.total) > LARGEST:
         return "more input than 32-bit integers count"
@@ -139,7 +140,8 @@ class _Product(torch.autograd.Function):
         return operation.forward(rows, weight.detach(), None if bias is None else bias.detach())
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (g,) = gradients
         x, weight, start, stop, channel, value = ctx.saved_tensors
         rows, operation = Rows(start, stop, channel, value, ctx.shape, ctx.time_first), ctx.operation
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
