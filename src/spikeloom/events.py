@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .engine.rows import Rows, rows_of_events
+
 __all__ = ["Events"]
 
 _LARGEST = 2**31 - 1  # times and channels are stored as int32
@@ -55,6 +57,7 @@ class Events:
         self._time, self._channel, self._offsets, self._value = time, channel, offsets, value
         self._shape = tuple(int(size) for size in shape)
         self._rows: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self._lists: Rows | None = None
 
     @classmethod
     def from_coordinates(
@@ -316,6 +319,13 @@ class Events:
             self._rows = ptr, self.channel[order], None if self._value is None else self._value[order]
         return self._rows
 
+    def index_lists(self) -> Rows:
+        """Where the events of each step and sample lie in this storage: what event-driven products on the CPU read."""
+        if self._lists is None:
+            sizes = _sizes(self._shape)
+            self._lists = rows_of_events(self._time, self._channel, self._offsets, self._value, sizes)
+        return self._lists
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Events:
         """The same events on another device (self, if they are there already)."""
         if torch.device(device) == self.device:
@@ -341,7 +351,7 @@ class Events:
         return Events(self._time, self._channel, self._offsets, self._value, (*self._shape[:2], *axes))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": None}  # the cached rows are cheap to make again
+        return {**self.__dict__, "_rows": None, "_lists": None}  # the cached rows are cheap to make again
 
 
 # Plain tensors and tuples are all that is in it, so `torch.load(weights_only=True)` may rebuild it.
