@@ -65,21 +65,21 @@ class Events:
     ) -> Events:
         """Events from index vectors in any order.
 
-            Args:
-                time: [nnz] integers in 0 .. T-1, the step of each event.
-                batch: [nnz] integers in 0 .. B-1.
-                channel: [nnz] integers in 0 .. prod(N)-1, flat (row-major) over the channel axes.
-                value: [nnz] finite weights, or None for 1 each. Events at one place stay apart; `to_dense` adds them.
-                shape: (T, B, *N).
+        Args:
+            time: [nnz] integers in 0 .. T-1, the step of each event.
+            batch: [nnz] integers in 0 .. B-1.
+            channel: [nnz] integers in 0 .. prod(N)-1, flat (row-major) over the channel axes.
+            value: [nnz] finite weights, or None for 1 each. Events at one place stay apart; `to_dense` adds them.
+            shape: (T, B, *N).
 
-            Raises:
-                TypeError: an index vector is not of whole numbers.
-                ValueError: lengths differ, an index is out of range, a value is not finite or requires a gradient.
+        Raises:
+            TypeError: an index vector is not of whole numbers.
+            ValueError: lengths differ, an index is out of range, a value is not finite or requires a gradient.
 
-            >>> import spikeloom as sl
+        >>> import spikeloom as sl
         >>> sl.Events.from_coordinates([1, 0], [0, 0], [2, 2], [0.5, 2.0], shape=(2, 1, 3)).to_dense()[:, 0]
-            tensor([[0.0000, 0.0000, 2.0000],
-                    [0.0000, 0.0000, 0.5000]])
+        tensor([[0.0000, 0.0000, 2.0000],
+                [0.0000, 0.0000, 0.5000]])
         """
         steps, samples, channels = _sizes(shape)
         time, batch, channel = (
@@ -118,9 +118,7 @@ class Events:
         if raster.ndim < 2:
             raise ValueError(f"Events.from_dense expects a raster [T, B, *N], got shape {tuple(raster.shape)}.")
         if raster.requires_grad:
-            raise ValueError(
-                "Events carry no gradient, but this raster requires one: pass raster.detach(), or keep it dense."
-            )
+            raise ValueError("Events carry no gradient, but this raster requires one: pass x.detach(), or keep it.")
         _, samples, channels = _sizes(raster.shape)
         by_sample = raster.reshape(raster.shape[0], samples, channels).transpose(0, 1)
         batch, time, channel = by_sample.nonzero(as_tuple=True)
@@ -279,17 +277,13 @@ class Events:
         picked = torch.as_tensor(index, device=self.device)
         if picked.dtype == torch.bool:
             if picked.shape != (len(self),):
-                raise IndexError(
-                    f"A mask over {len(self)} samples has shape ({len(self)},), got {tuple(picked.shape)}."
-                )
+                raise IndexError(f"A mask has one flag for each of {len(self)} samples, got {tuple(picked.shape)}.")
             return picked.nonzero().squeeze(1)
         if picked.numel() == 0:
             return picked.reshape(0).long()
         if picked.ndim > 1 or picked.is_floating_point():
-            raise IndexError(
-                "Events are indexed along the batch by an integer, a slice, or a list or 1-D tensor of integers, "
-                f"got shape {tuple(picked.shape)} of {picked.dtype}."
-            )
+            got = f"got shape {tuple(picked.shape)} of {picked.dtype}"
+            raise IndexError(f"Events are indexed along the batch by an integer, a slice or integers in 1-D, {got}.")
         picked = picked.reshape(-1).long()
         outside = picked[(picked < -len(self)) | (picked >= len(self))]
         if len(outside):
@@ -345,10 +339,20 @@ class Events:
         torch.Size([1, 1, 6])
         """
         if math.prod(axes) != math.prod(self._shape[2:]):
-            raise ValueError(
-                f"Channel axes {self._shape[2:]} cannot be seen as {axes}: the number of channels differs."
-            )
+            raise ValueError(f"Channel axes {self._shape[2:]} cannot be seen as {axes}: their numbers differ.")
         return Events(self._time, self._channel, self._offsets, self._value, (*self._shape[:2], *axes))
+
+    def weighted(self, factor: Tensor) -> Events:
+        """The events with their values times `factor` [nnz], those at zero left out.
+
+        >>> import torch, spikeloom as sl
+        >>> sl.Events.from_dense(torch.eye(3).unsqueeze(1)).weighted(torch.tensor([2.0, 0.0, 1.0])).value
+        tensor([2., 1.])
+        """
+        value = self.values() * factor
+        kept = value != 0
+        counts = torch.zeros(len(self), dtype=torch.int64, device=self.device).index_add_(0, self.batch, kept.long())
+        return Events(self._time[kept], self._channel[kept], _offsets(counts), value[kept], self._shape)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None, "_lists": None}  # the cached rows are cheap to make again
@@ -372,18 +376,14 @@ def _indices(x: Any, name: str) -> Tensor:
     if x.ndim != 1:
         raise ValueError(f"{name} must be a vector with one index per event, got shape {tuple(x.shape)}.")
     if x.numel() and (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
-        raise TypeError(
-            f"{name} must hold whole-number indices, got {x.dtype}: for times in seconds write (time / dt).long()."
-        )
+        raise TypeError(f"{name} must hold whole numbers, got {x.dtype}: for times in s write (time / dt).long().")
     return x.long()
 
 
 def _weights(x: Any, device: torch.device) -> Tensor:
     x = torch.as_tensor(x, device=device)
     if x.requires_grad:
-        raise ValueError(
-            "Events carry no gradient, but value requires one: pass value.detach(), or keep the input dense."
-        )
+        raise ValueError("Events carry no gradient, but value requires one: pass value.detach(), or a dense input.")
     x = x if x.is_floating_point() else x.float()
     if not bool(torch.isfinite(x).all()):
         raise ValueError("Events have finite values, got NaN or infinity: replace them before making events.")

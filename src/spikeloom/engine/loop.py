@@ -28,7 +28,7 @@ class Source:
 
     Args:
         module: the connection, or None where the input is passed on.
-        presynaptic: what went into it, [T, B, *N_in].
+        presynaptic: what went into it, [T, B, *N_in], a tensor or `Events`.
         state: its state before the call, or ().
     """
 

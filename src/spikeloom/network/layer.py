@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..engine import Feedback, Loop, LoopState, Source, check_step, choose
 from ..engine.noise import streams
+from ..events import Events
 from ..neurons import Neuron
 from ..neurons.declarations import broadcasts
 from ..surrogates import Smooth, SpikeFunction, SuperSpike, Surrogate
@@ -170,7 +171,8 @@ class Layer(nn.Module):
         final = LayerState(end.neuron, end.feedback, end.recurrent, connection_state, end.rule)
         context.engines[path], context.final[path] = engine.name, final
         if "presynaptic" in wanted:
-            records = {**records, "presynaptic": next(iter(sources.values())).presynaptic}
+            source = next(iter(sources.values()))
+            records = {**records, "presynaptic": densify(source.presynaptic, source.module)}
         context.keep(path, records)
         return output, final
 
@@ -186,9 +188,10 @@ class Layer(nn.Module):
         for port, value in given.items():
             self._check_port(port)
             module, before = modules.get(port), state[port] if port in (state or ()) else ()
-            presynaptic = densify(value, module)
-            inputs[port], after = apply(module, presynaptic, before)
-            sources[port] = Source(module, presynaptic, before)
+            inputs[port], after = apply(module, value, before)
+            if isinstance(inputs[port], Events):
+                inputs[port] = densify(inputs[port], module)
+            sources[port] = Source(module, value, before)
             self._check_shape(inputs[port], next(iter(inputs.values())))
             if not absent(after):
                 states[port] = after

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..events import Events
+from .sparse import by_events, drop
 
 
 def has_memory(module: nn.Module) -> bool:
@@ -22,6 +23,9 @@ def absent(state: Any) -> bool:
 def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
     """A module on [T, B, ...]: one with memory is given its state, one that says `over_time = True` sees the time axis,
     and any other sees time and batch folded into one, as torch's modules expect."""
+    found = by_events(module, x)
+    if found is not None:
+        return found, ()
     x = densify(x, module)
     if module is None:
         return x, ()
@@ -102,6 +106,10 @@ class Dropout(nn.Module):
         if not (self.training and self.shared_over_time):
             return F.dropout(x, self.p, self.training)
         return x * F.dropout(torch.ones_like(x[:1]), self.p) if len(x) else x
+
+    def on_events(self, x: Events) -> Events:
+        """Events that stay, each weighing 1 / (1 - p)."""
+        return drop(x, self.p, self.training, self.shared_over_time)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, shared_over_time={self.shared_over_time}"

@@ -25,6 +25,7 @@ class Run:
         state: its state after the last step; pass it to the next run to go on.
         records: "path.name" -> [T, B, *N] for each recorded name; differentiable like the output.
         engines: path of each layer -> the engine that ran it.
+        products: path of each connection that could take events -> how it was computed, and why.
         seed: the seed from which noise was drawn, None where there was none.
         dt: time step in s.
     """
@@ -33,6 +34,7 @@ class Run:
     state: Any
     records: dict[str, Tensor]
     engines: dict[str, str]
+    products: dict[str, str]
     seed: int | None
     dt: float
 
@@ -124,7 +126,7 @@ def run(
         raise ValueError(f"got states of {unused}, which no layer used; layers that ran: {sorted(context.final)}.")
     output, final = result if threads_itself else (result, context.final)
     records = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in context.records.items()}
-    return Run(output, final, records, context.engines, context.seed, found)
+    return Run(output, final, records, context.engines, context.products, context.seed, found)
 
 
 def _without_padding(inputs: Any, lengths: Tensor) -> Any:
