@@ -138,7 +138,11 @@ class Convolution:
 
 @functools.lru_cache(maxsize=64)
 def _lists(conv: Convolution, size: int) -> tuple[Tensor, Tensor]:
-    """For each line and each column of an event, where the kernel meets it (see `convolve` in product_kernels.py)."""
+    """For each line and each column of an event, where the kernel meets it (see `convolve` in product_kernels.py).
+
+    Columns that follow each other in the image and in the kernel are one run, which only whole sets of channels (one
+    group) can do.
+    """
     wide, count = conv.weight[0] * size, conv.weight[0] // conv.groups
     line = conv.image[1] * wide
     lines = [
@@ -150,13 +154,11 @@ def _lists(conv: Convolution, size: int) -> tuple[Tensor, Tensor]:
         found: list[tuple[int, int, int]] = []
         for k, place in _met(conv, 1, w, conv._order):
             image, kernel = place * wide, k * count * size
-            if found and conv.groups == 1 and found[-1][0] + found[-1][2] * size == image:
-                first = found.pop()
-                if first[1] + first[2] * size == kernel:
-                    found.append((first[0], first[1], first[2] + count))
-                    continue
-                found.append(first)
-            found.append((image, kernel, count))
+            before = found[-1] if found else (0, 0, 0)
+            if (before[0] + before[2] * size, before[1] + before[2] * size) == (image, kernel) and found:
+                found[-1] = (*before[:2], before[2] + count)
+            else:
+                found.append((image, kernel, count))
         runs.append(found)
     return _listed(lines), _listed(runs)
 
