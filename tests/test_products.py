@@ -90,6 +90,18 @@ def test_conv2d_returns_channels_last_in_memory():
     assert y.shape == (2, 3, 5, 6, 6) and y.permute(0, 1, 3, 4, 2).is_contiguous()
 
 
+@pytest.mark.parametrize("steps", [2, 2000])
+def test_what_comes_out_may_be_written_in_place(steps):
+    x, weight, image = raster(steps, 3, 64), grid(80, 64), grid(4, 1, 3, 3)
+    expected = results(lambda *a: F.linear(*a).relu(), x, [weight], input_gradient=True)
+    for ours, theirs in zip(results(lambda *a: linear(*a).relu_(), x, [weight], input_gradient=True), expected):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    x = x.unflatten(2, (1, 8, 8))
+    expected = results(lambda *a: dense_conv2d(*a).relu(), x, [image], input_gradient=True)
+    for ours, theirs in zip(results(lambda *a: conv2d(*a).relu_(), x, [image], input_gradient=True), expected):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("value", [None, [0.5, 2.0, 4.0, 1.0]])
 def test_events_at_one_place_add_up(value):
     shape = (3, 2, 16)
@@ -205,6 +217,28 @@ def test_transforms_see_dense_products():
     torch.testing.assert_close(found, F.linear(x, weights[1]))
 
 
+def test_tracers_see_the_dense_product():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, weight = raster(4, 3, 16), grid(5, 16).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        linear(x, weight).sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * 4 * 3 * 16 * 5
+
+
+def test_compiled_code_holds_the_dense_product():
+    x, weight, image = raster(4, 3, 16), grid(5, 16), grid(2, 1, 3, 3)
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def both(x, weight, image):
+        return linear(x, weight), conv2d(x.unflatten(2, (1, 4, 4)), image)
+
+    for ours, theirs in zip(
+        both(x, weight, image), (F.linear(x, weight), dense_conv2d(x.unflatten(2, (1, 4, 4)), image))
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
 def test_autocast_gets_what_torch_would_give():
     x, weight, image = raster(4, 3, 10), grid(5, 10), grid(2, 1, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -245,7 +279,8 @@ def test_nothing_dense_is_kept_for_the_backward_pass_of_events(weighted):
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
             y = function(given, weight)
-        assert not [v for v in vars(y.grad_fn).values() if isinstance(v, torch.Tensor)]
+        product = y.grad_fn if function is linear else y.grad_fn.next_functions[0][0]
+        assert hasattr(product, "operation") and not [v for v in vars(product).values() if isinstance(v, torch.Tensor)]
         rest = [t for t in kept if t is not None and t.data_ptr() != weight.data_ptr()]
         assert {t.dtype for t in rest} <= {torch.int32, *([torch.float32] if weighted else [])}
         rows = steps * batch

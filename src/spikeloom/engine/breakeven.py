@@ -186,7 +186,7 @@ def _measure(operation: Any, x: Tensor, weight: Tensor) -> tuple[Costs, bool]:
 
     def dense() -> None:
         with torch.enable_grad():
-            torch.autograd.grad(operation.dense(x, leaf), leaf, gradient)
+            torch.autograd.grad(operation.dense(x, leaf), leaf, operation.seen(gradient))
 
     def by_events(rows: Rows) -> None:
         y = operation.forward(rows, weight, None)

@@ -65,6 +65,10 @@ class Convolution:
             return _rows(last), replace(self, deep=True)
         return _rows(x), self
 
+    def seen(self, y: Tensor) -> Tensor:
+        """[T, B, H_out, W_out, C_out] as [T, B, C_out, H_out, W_out]."""
+        return y.permute(0, 1, 4, 2, 3)
+
     def raster(self, rows: Rows, dtype: torch.dtype) -> Tensor:
         channels, height, width = self.shape
         x = rows.to_dense(dtype)
@@ -89,10 +93,10 @@ class Convolution:
             *(("chunk", chunk), ("packed", packed), ("begin", begin), ("tile", self.weight[0] * size)),
             ("image", self.image[0] * self.image[1] * self.weight[0] * size),
         )
-        return y.permute(0, 1, 4, 2, 3)
+        return y
 
     def input_gradient(self, g: Tensor, weight: Tensor) -> Tensor:
-        images = g.flatten(0, 1)
+        images = self.seen(g).flatten(0, 1)
         x = g.new_empty(()).expand(len(images), *self.shape)  # of which torch reads the shape alone
         found = torch.ops.aten.convolution_backward(
             *(images, x, weight, None, self.stride, self.padding, self.dilation, False, [0, 0]),
@@ -102,15 +106,14 @@ class Convolution:
 
     def weight_gradient(self, rows: Rows, g: Tensor, weight: Tensor) -> Tensor:
         size, (channels, lines, columns) = weight.element_size(), self.weight[1:]
-        last = g.permute(0, 1, 3, 4, 2)
-        if not last[:1, :1].is_contiguous():
-            last = last.contiguous()
+        if not g[:1, :1].is_contiguous():
+            g = g.contiguous()
         count = self.weight[0] // self.groups
         parts = shares(rows, self.shape[0], 1)
         packed = memory.empty((parts, self.groups, channels, lines, columns, count), weight.dtype)
         call(
             *("conv2d_gradient", threads.participants(work(rows, count * lines * columns), parts)),
-            *(*strided(last, rows.time_first), *self._events(rows, size)),
+            *(*strided(g, rows.time_first), *self._events(rows, size)),
             *(("parts", parts), ("packed", packed), ("tile", packed[0].numel() * size)),
         )
         total = packed.sum(0) if parts > 1 else packed[0]
@@ -138,7 +141,11 @@ class Convolution:
 
 @functools.lru_cache(maxsize=64)
 def _lists(conv: Convolution, size: int) -> tuple[Tensor, Tensor]:
-    """For each line and each column of an event, where the kernel meets it (see `convolve` in product_kernels.py)."""
+    """For each line and each column of an event, where the kernel meets it (see `convolve` in product_kernels.py).
+
+    Columns that follow each other in the image and in the kernel are one run, which only whole sets of channels (one
+    group) can do.
+    """
     wide, count = conv.weight[0] * size, conv.weight[0] // conv.groups
     line = conv.image[1] * wide
     lines = [
@@ -150,13 +157,11 @@ def _lists(conv: Convolution, size: int) -> tuple[Tensor, Tensor]:
         found: list[tuple[int, int, int]] = []
         for k, place in _met(conv, 1, w, conv._order):
             image, kernel = place * wide, k * count * size
-            if found and conv.groups == 1 and found[-1][0] + found[-1][2] * size == image:
-                first = found.pop()
-                if first[1] + first[2] * size == kernel:
-                    found.append((first[0], first[1], first[2] + count))
-                    continue
-                found.append(first)
-            found.append((image, kernel, count))
+            before = found[-1] if found else (0, 0, 0)
+            if (before[0] + before[2] * size, before[1] + before[2] * size) == (image, kernel) and found:
+                found[-1] = (before[0], before[1], before[2] + count)
+            else:
+                found.append((image, kernel, count))
         runs.append(found)
     return _listed(lines), _listed(runs)
 

@@ -29,6 +29,10 @@ class Matrix:
         """A raster with its rows in one piece."""
         return (x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()), self
 
+    def seen(self, y: Tensor) -> Tensor:
+        """The output with its axes in order, from how it lies in memory."""
+        return y
+
     def raster(self, rows: Rows, dtype: torch.dtype) -> Tensor:
         return rows.to_dense(dtype)
 

@@ -51,7 +51,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     block = _free.pop(min(fits, key=lambda k: _free[k].nbytes)) if fits else _new_block(size)
     lease = block[:size].view(_Lease)
     lease.block = block
-    return torch.from_numpy(lease).view(dtype).reshape(shape)
+    # Not a view, which could not be written in place where a custom autograd Function returns it.
+    return torch.empty(0, dtype=dtype).set_(torch.from_numpy(lease).untyped_storage(), 0, shape)  # type: ignore[call-overload]
 
 
 def _new_block(size: int) -> np.ndarray:

@@ -88,6 +88,8 @@ def conv2d(
 
 def obstacle(x: Tensor | Spikes, dtype: torch.dtype) -> str:
     """Why kernels do not take an input to weights of a dtype, or nothing where they do."""
+    if torch.compiler.is_compiling():
+        return "under torch.compile"
     if x.device.type != "cpu":
         return f"input on {x.device}"
     if dtype not in (torch.float32, torch.float64):
@@ -100,8 +102,10 @@ def obstacle(x: Tensor | Spikes, dtype: torch.dtype) -> str:
         return "empty input"
     if max(x.shape[0] * x.shape[1], x.numel() if isinstance(x, Tensor) else x.total) > LARGEST:
         return "more input than 32-bit integers count"
-    if transformed() or torch.compiler.is_compiling():
-        return "under a transform (torch.func, torch.compile or a forward-mode derivative)"
+    if transformed():
+        return "under a transform of torch.func or a forward-mode derivative"
+    if torch._C._len_torch_dispatch_stack():
+        return "under a mode that sees every operation, as tracers and counters do"
     return "under autocast" if torch.is_autocast_enabled("cpu") else ""
 
 
@@ -121,15 +125,16 @@ def _product(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None, operation:
     if isinstance(x, Tensor):
         flat, operation = operation.flat(x)
         rows = rows_of_raster(flat.detach())
-        return _Product.apply(x, weight, bias, rows, operation)
-    rows = x.index_lists()
-    if rows.value is not None:
-        rows = rows._replace(value=rows.value.to(weight.dtype))
-    return _Product.apply(None, weight, bias, rows, operation)
+    else:
+        rows = x.index_lists()
+        if rows.value is not None:
+            rows = rows._replace(value=rows.value.to(weight.dtype))
+    return operation.seen(_Product.apply(x if isinstance(x, Tensor) else None, weight, bias, rows, operation))
 
 
 class _Product(torch.autograd.Function):
-    """A linear operation on rows of events (see matrix.py and convolution.py)."""
+    """A linear operation on rows of events (see matrix.py and convolution.py). Its output is as it lies in memory, with
+    the bias along the last axis."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor | None, weight: Tensor, bias: Tensor | None, rows: Rows, operation: Any) -> Tensor:
@@ -150,7 +155,7 @@ class _Product(torch.autograd.Function):
         else:
             d_x = operation.input_gradient(g, weight) if for_x else None
             d_weight = operation.weight_gradient(rows, g, weight) if for_weight else None
-        d_bias = g.sum([k for k in range(g.dim()) if k != 2]) if for_bias else None
+        d_bias = g.flatten(0, -2).sum(0) if for_bias else None
         return d_x, d_weight, d_bias, None, None
 
 
@@ -166,5 +171,7 @@ def _dense_gradients(
         wanted = [t for t, needed in ((raster, for_x), (weight, for_weight)) if needed]
         if not wanted:
             return None, None
-        found = list(torch.autograd.grad(operation.dense(raster, weight), wanted, g, create_graph=again))
+        found = list(
+            torch.autograd.grad(operation.dense(raster, weight), wanted, operation.seen(g), create_graph=again)
+        )
     return (found.pop(0) if for_x else None), (found.pop(0) if for_weight else None)
