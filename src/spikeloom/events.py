@@ -118,7 +118,7 @@ class Events:
         if raster.ndim < 2:
             raise ValueError(f"Events.from_dense expects a raster [T, B, *N], got shape {tuple(raster.shape)}.")
         if raster.requires_grad:
-            raise ValueError("Events carry no gradient, but this raster requires one: pass x.detach(), or keep it.")
+            raise ValueError("Events carry no gradient, but this raster requires one: pass raster.detach().")
         _, samples, channels = _sizes(raster.shape)
         by_sample = raster.reshape(raster.shape[0], samples, channels).transpose(0, 1)
         batch, time, channel = by_sample.nonzero(as_tuple=True)
@@ -277,7 +277,9 @@ class Events:
         picked = torch.as_tensor(index, device=self.device)
         if picked.dtype == torch.bool:
             if picked.shape != (len(self),):
-                raise IndexError(f"A mask has one flag for each of {len(self)} samples, got {tuple(picked.shape)}.")
+                raise IndexError(
+                    f"A mask over {len(self)} samples has shape ({len(self)},), got {tuple(picked.shape)}."
+                )
             return picked.nonzero().squeeze(1)
         if picked.numel() == 0:
             return picked.reshape(0).long()
@@ -376,7 +378,9 @@ def _indices(x: Any, name: str) -> Tensor:
     if x.ndim != 1:
         raise ValueError(f"{name} must be a vector with one index per event, got shape {tuple(x.shape)}.")
     if x.numel() and (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
-        raise TypeError(f"{name} must hold whole numbers, got {x.dtype}: for times in s write (time / dt).long().")
+        raise TypeError(
+            f"{name} must hold whole-number indices, got {x.dtype}: for times in s write (time / dt).long()."
+        )
     return x.long()
 
 
