@@ -51,7 +51,15 @@ class Param:
         if neuron is None:
             return self
         held = neuron.params
-        return held[self.name].value(neuron.dt) if self.name in held else ZERO
+        if self.name not in held:
+            return ZERO
+        # While a neuron computes its coefficients, which may name a parameter often, each is computed once.
+        known = neuron.__dict__.get("known_values")
+        if known is None:
+            return held[self.name].value(neuron.dt)
+        if self.name not in known:
+            known[self.name] = held[self.name].value(neuron.dt)
+        return known[self.name]
 
     def __set__(self, neuron: Any, value: float | Tensor) -> None:
         if self.name not in neuron.params:

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +56,8 @@ class Program:
         """The step's graph for the states alone."""
         return self.forward.only([f"z.{name}" for name in self.states])
 
-    def transpose(self, coefficients: Sequence[str], ports: Sequence[str]) -> Graph:
+    @functools.cache  # noqa: B019 (programs are kept anyway)
+    def transpose(self, coefficients: tuple[str, ...], ports: tuple[str, ...]) -> Graph:
         """The transpose for the states and for these coefficients and ports."""
         wanted = [f"d.x.{n}" for n in ports] + [f"d.z.{n}" for n in self.states] + [f"d.c.{n}" for n in coefficients]
         return self.backward.only(wanted)

@@ -260,7 +260,11 @@ class Neuron(nn.Module):
         """The coefficients as a named tuple in the state's precision, rounded once; `v_reset` too where it is used."""
         if self.unchecked:
             self._check_ranges(self.dt)
-        found = dict(self.coefficients(self.dt))
+        self.__dict__["known_values"] = {}
+        try:
+            found = dict(self.coefficients(self.dt))
+        finally:
+            del self.__dict__["known_values"]
         if self.reset == "zero" and "v_reset" not in found:
             found["v_reset"] = self._held("v_reset").value(self.dt) if "v_reset" in self.params else 0.0
         # Numbers become tensors, so that no trace of the step holds one as a constant.
