@@ -44,6 +44,7 @@ ORDER = [
     {"parameters", "surrogates", "fire"},
     {"neurons"},
     {"engine"},
+    {"event_storage"},
     {"gradients", "events"},
     {"network"},
     {"encoding", "decoding", "losses", "regularizers", "initializers", "activity", "diagnostics", "plots", "datasets"},
@@ -52,7 +53,7 @@ ORDER = [
     {"explain", "doctor"},
     {"cli", "__main__"},
 ]
-ROOT = 6
+ROOT = 7
 HEAVY = ("lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "rich", "numba", "torch._dynamo")
 
 FILES = sorted(PACKAGE.rglob("*.py"))

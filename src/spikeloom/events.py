@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from .engine.rows import Rows, rows_of_events
+from .event_storage import check_range, indices, offsets_of, sizes_of, weights
 
 __all__ = ["Events"]
-
-_LARGEST = 2**31 - 1  # times and channels are stored as int32
 
 
 class Events:
@@ -81,12 +80,12 @@ class Events:
         tensor([[0.0000, 0.0000, 2.0000],
                 [0.0000, 0.0000, 0.5000]])
         """
-        steps, samples, channels = _sizes(shape)
+        steps, samples, channels = sizes_of(shape)
         time, batch, channel = (
-            _indices(x, name) for x, name in ((time, "time"), (batch, "batch"), (channel, "channel"))
+            indices(x, name) for x, name in ((time, "time"), (batch, "batch"), (channel, "channel"))
         )
         if value is not None:
-            value = _weights(value, time.device)
+            value = weights(value, time.device)
         sizes = {
             name: len(x)
             for name, x in (("time", time), ("batch", batch), ("channel", channel), ("value", value))
@@ -95,13 +94,13 @@ class Events:
         if len(set(sizes.values())) > 1:
             raise ValueError(f"Events need index vectors of one length, got {sizes}.")
         for x, name, size in ((time, "time", steps), (batch, "batch", samples), (channel, "channel", channels)):
-            _check_range(x, name, size, tuple(shape))
+            check_range(x, name, size, tuple(shape))
         key = (batch * steps + time) * channels + channel
         if len(key) > 1 and bool((key[1:] < key[:-1]).any()):
             order = torch.argsort(key, stable=True)
             time, batch, channel = time[order], batch[order], channel[order]
             value = None if value is None else value[order]
-        offsets = _offsets(torch.bincount(batch, minlength=samples))
+        offsets = offsets_of(torch.bincount(batch, minlength=samples))
         return cls(time.int(), channel.int(), offsets, value, shape)
 
     @classmethod
@@ -119,12 +118,12 @@ class Events:
             raise ValueError(f"Events.from_dense expects a raster [T, B, *N], got shape {tuple(raster.shape)}.")
         if raster.requires_grad:
             raise ValueError("Events carry no gradient, but this raster requires one: pass raster.detach().")
-        _, samples, channels = _sizes(raster.shape)
+        _, samples, channels = sizes_of(raster.shape)
         by_sample = raster.reshape(raster.shape[0], samples, channels).transpose(0, 1)
         batch, time, channel = by_sample.nonzero(as_tuple=True)
         value = by_sample[batch, time, channel]
-        value = None if bool((value == 1).all()) else _weights(value, value.device)
-        offsets = _offsets(torch.bincount(batch, minlength=samples))
+        value = None if bool((value == 1).all()) else weights(value, value.device)
+        offsets = offsets_of(torch.bincount(batch, minlength=samples))
         return cls(time.int(), channel.int(), offsets, value, raster.shape)
 
     @classmethod
@@ -151,7 +150,7 @@ class Events:
                 f"(times, channels, values), got tuples of length {sorted(widths)}."
             )
         axes = (channels,) if isinstance(channels, int) else tuple(channels)
-        columns = [[_indices(part[0], "time") for part in parts], [_indices(part[1], "channel") for part in parts]]
+        columns = [[indices(part[0], "time") for part in parts], [indices(part[1], "channel") for part in parts]]
         for number, (time, channel) in enumerate(zip(*columns)):
             if len(time) != len(channel):
                 raise ValueError(
@@ -161,7 +160,7 @@ class Events:
         batch = torch.repeat_interleave(
             torch.arange(len(parts)), torch.tensor([len(x) for x in columns[0]], dtype=torch.long)
         )
-        value = torch.cat([_weights(part[2], time.device) for part in parts]) if widths == {3} else None
+        value = torch.cat([weights(part[2], time.device) for part in parts]) if widths == {3} else None
         return cls.from_coordinates(time, batch, channel, value, shape=(steps, len(parts), *axes))
 
     @staticmethod
@@ -183,7 +182,7 @@ class Events:
         return Events(
             torch.cat([part._time for part in parts]),
             torch.cat([part._channel for part in parts]),
-            _offsets(torch.cat([part.counts() for part in parts])),
+            offsets_of(torch.cat([part.counts() for part in parts])),
             torch.cat([part.values() for part in parts]) if weighted else None,
             (parts[0]._shape[0], sum(len(part) for part in parts), *parts[0]._shape[2:]),
         )
@@ -258,7 +257,7 @@ class Events:
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Events:
         picked = self._picked(index)
         counts = self.counts()[picked]
-        offsets = _offsets(counts)
+        offsets = offsets_of(counts)
         # Event k of the result is event k + shift of its sample here.
         shift = torch.repeat_interleave(self._offsets[:-1][picked] - offsets[:-1], counts)
         source = torch.arange(len(shift), device=self.device) + shift
@@ -294,7 +293,7 @@ class Events:
 
     def to_dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The raster [T, B, *N]; events at the same place add up."""
-        steps, samples, channels = _sizes(self._shape)
+        steps, samples, channels = sizes_of(self._shape)
         place = (self.time * samples + self.batch) * channels + self._channel
         raster = torch.zeros(steps * samples * channels, dtype=dtype, device=self.device)
         return raster.index_add_(0, place, self.values().to(dtype)).reshape(self._shape)
@@ -308,17 +307,17 @@ class Events:
             value: [nnz] float, or None where every event weighs 1.
         """
         if self._rows is None:
-            steps, samples, _ = _sizes(self._shape)
+            steps, samples, _ = sizes_of(self._shape)
             row = self.time * samples + self.batch
             order = torch.argsort(row, stable=True)
-            ptr = _offsets(torch.bincount(row, minlength=steps * samples))
+            ptr = offsets_of(torch.bincount(row, minlength=steps * samples))
             self._rows = ptr, self.channel[order], None if self._value is None else self._value[order]
         return self._rows
 
     def index_lists(self) -> Rows:
         """Where the events of each step and sample lie in this storage: what event-driven products on the CPU read."""
         if self._lists is None:
-            sizes = _sizes(self._shape)
+            sizes = sizes_of(self._shape)
             self._lists = rows_of_events(self._time, self._channel, self._offsets, self._value, sizes)
         return self._lists
 
@@ -344,6 +343,19 @@ class Events:
             raise ValueError(f"Channel axes {self._shape[2:]} cannot be seen as {axes}: their numbers differ.")
         return Events(self._time, self._channel, self._offsets, self._value, (*self._shape[:2], *axes))
 
+    def between(self, start: int, stop: int) -> Events:
+        """The steps from `start` to `stop` - 1 of all samples, as T = stop - start steps.
+
+        >>> import torch, spikeloom as sl
+        >>> sl.Events.from_dense(torch.eye(3).unsqueeze(1)).between(1, 3).time
+        tensor([0, 1])
+        """
+        kept = (self._time >= start) & (self._time < stop)
+        counts = torch.zeros(len(self), dtype=torch.int64, device=self.device).index_add_(0, self.batch, kept.long())
+        value = None if self._value is None else self._value[kept]
+        shape = (stop - start, *self._shape[1:])
+        return Events(self._time[kept] - start, self._channel[kept], offsets_of(counts), value, shape)
+
     def weighted(self, factor: Tensor) -> Events:
         """The events with their values times `factor` [nnz], those at zero left out.
 
@@ -354,7 +366,7 @@ class Events:
         value = self.values() * factor
         kept = value != 0
         counts = torch.zeros(len(self), dtype=torch.int64, device=self.device).index_add_(0, self.batch, kept.long())
-        return Events(self._time[kept], self._channel[kept], _offsets(counts), value[kept], self._shape)
+        return Events(self._time[kept], self._channel[kept], offsets_of(counts), value[kept], self._shape)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None, "_lists": None}  # the cached rows are cheap to make again
@@ -362,43 +374,3 @@ class Events:
 
 # Plain tensors and tuples are all that is in it, so `torch.load(weights_only=True)` may rebuild it.
 torch.serialization.add_safe_globals([Events])
-
-
-def _sizes(shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(shape) < 2 or any(int(size) != size or size < 0 for size in shape):
-        raise ValueError(f"The shape of events is (T, B, *N) in whole numbers, got {tuple(shape)}.")
-    channels = math.prod(shape[2:])
-    if shape[0] > _LARGEST or channels > _LARGEST:
-        raise ValueError(f"Events hold at most {_LARGEST} steps and as many channels, got shape {tuple(shape)}.")
-    return int(shape[0]), int(shape[1]), int(channels)
-
-
-def _indices(x: Any, name: str) -> Tensor:
-    x = torch.as_tensor(x)
-    if x.ndim != 1:
-        raise ValueError(f"{name} must be a vector with one index per event, got shape {tuple(x.shape)}.")
-    if x.numel() and (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
-        raise TypeError(
-            f"{name} must hold whole-number indices, got {x.dtype}: for times in s write (time / dt).long()."
-        )
-    return x.long()
-
-
-def _weights(x: Any, device: torch.device) -> Tensor:
-    x = torch.as_tensor(x, device=device)
-    if x.requires_grad:
-        raise ValueError("Events carry no gradient, but value requires one: pass value.detach(), or a dense input.")
-    x = x if x.is_floating_point() else x.float()
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("Events have finite values, got NaN or infinity: replace them before making events.")
-    return x
-
-
-def _check_range(x: Tensor, name: str, size: int, shape: tuple[int, ...]) -> None:
-    if len(x) and (int(x.min()) < 0 or int(x.max()) >= size):
-        found = f"{int(x.min())} to {int(x.max())}"
-        raise ValueError(f"{name} must lie in 0 .. {size - 1} for shape {shape}, got values from {found}.")
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

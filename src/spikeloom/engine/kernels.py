@@ -60,7 +60,7 @@ def ask_for(table, first, count, t, lo, n):
     if 0 <= t < load(table, STEPS):
         for k in range(first, first + count):
             source = table + 8 * COUNT + ENTRY * k
-            if load(source, 3):
+            if load(source, 3) and load(source, 2) == load(table, NEURONS) * size:
                 p.prefetch(load(source, 0) + t * load(source, 1) + lo * size, n * size)
 
 

@@ -18,8 +18,10 @@ class BPTT:
         reset: "flow" lets gradients pass through the reset, "detach" cuts them there, which steep surrogates and deep
             or recurrent networks often need.
         truncate: cut the state's gradient every so many steps (whole number), or None.
-        checkpoint: keep the state every so many steps only and compute the rest again in the backward pass: less
-            memory for about a third more time, the same gradients; or None.
+        checkpoint: a number keeps each layer's state every so many steps only, and computes the rest again in the
+            backward pass; "time" runs the whole network in pieces of about sqrt(T) steps and keeps the states between
+            them, which costs the least memory (with `sl.run`). Both take about a third more time and give the same
+            gradients. Or None.
 
     Raises:
         ValueError: another word for `reset`, or a length that is no whole number of 1 or more.
@@ -38,19 +40,25 @@ class BPTT:
 
     reset: Literal["flow", "detach"] = "flow"
     truncate: int | None = None
-    checkpoint: int | None = None
+    checkpoint: int | Literal["time"] | None = None
 
     def __post_init__(self) -> None:
         if self.reset not in ("flow", "detach"):
             raise ValueError(f"BPTT got reset={self.reset!r}; expected 'flow' or 'detach'.")
         for name, value in (("truncate", self.truncate), ("checkpoint", self.checkpoint)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"BPTT got {name}={value!r}; expected a whole number of steps, or None.")
+            if value is None or (name == "checkpoint" and value == "time"):
+                continue
+            if not isinstance(value, int) or value < 1:
+                hint = ", 'time'" if name == "checkpoint" else ""
+                raise ValueError(f"BPTT got {name}={value!r}; expected a whole number of steps{hint}, or None.")
+        if self.truncate and self.checkpoint == "time":
+            raise ValueError("BPTT got truncate= and checkpoint='time'; give the checkpoint as a number of steps.")
 
     def __call__(self, loop: Loop, state: LoopState, engine: Engine) -> Pass:
         """Run a loop with an engine, so that gradients travel back by this rule."""
         span = self.truncate or max(1, loop.steps)
-        piece = min(self.checkpoint or span, span)
+        every = None if self.checkpoint == "time" else self.checkpoint
+        piece = min(every or span, span)
         # T = 0 is one empty piece.
         starts = [
             (a, b)
@@ -62,7 +70,7 @@ class BPTT:
             if self.truncate and start == window > 0:
                 state = detach(state)
             stop = min(start + piece, window + span, loop.steps)
-            if self.checkpoint and torch.is_grad_enabled():
+            if every and torch.is_grad_enabled():
                 one = checkpoint(engine, loop, state, start, stop, self.reset, use_reentrant=False)
             else:
                 one = engine(loop, state, start, stop, self.reset)

@@ -11,6 +11,7 @@ from ..engine import choose
 from ..gradients import BPTT
 from .context import ACTIVE, Context
 from .layer import Layer
+from .pieces import run_in_pieces
 from .sequential import Sequential, network_dt
 
 WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile put before a path
@@ -81,8 +82,9 @@ def run(
         ValueError: an unknown name to record, an unknown engine, lengths that do not fit, another dt, a state that no
             layer used.
 
-    To save memory write `gradient=BPTT(checkpoint=...)`: a `torch.utils.checkpoint` of your own around a layer would
-    compute it again after the run has ended, without the run's settings.
+    To save memory write `gradient=BPTT(checkpoint="time")`, which runs the whole network piece by piece: a
+    `torch.utils.checkpoint` of your own around a layer would compute it again after the run has ended, without the
+    run's settings.
 
     >>> import torch, spikeloom as sl
     >>> net = sl.Sequential(sl.Layer(torch.nn.Linear(4, 3), sl.LIF(3)), sl.Layer(torch.nn.Linear(3, 2), sl.LI(2)))
@@ -115,11 +117,15 @@ def run(
         context.states = dict(state)
     if lengths is not None:
         inputs = _without_padding(inputs, lengths)
-    token = ACTIVE.set(context)
-    try:
-        result = network(inputs, state) if state is not None and threads_itself else network(inputs)
-    finally:
-        ACTIVE.reset(token)
+    if getattr(context.gradient, "checkpoint", None) == "time" and torch.is_grad_enabled():
+        before = state if threads_itself else context.states
+        result = run_in_pieces(network, context, inputs, before, threads_itself)
+    else:
+        token = ACTIVE.set(context)
+        try:
+            result = network(inputs, state) if state is not None and threads_itself else network(inputs)
+        finally:
+            ACTIVE.reset(token)
     _check_names(wanted, context)
     unused = sorted(set(context.states) - set(context.final))
     if unused:

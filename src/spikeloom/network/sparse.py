@@ -42,7 +42,7 @@ def by_events(module: nn.Module | None, x: Any) -> Any:
     elif isinstance(x, Events) and isinstance(module, nn.Dropout) and type(module).__module__.startswith("torch"):
         found = drop(x, module.p, module.training, shared=False)
     elif isinstance(x, Events) and hasattr(module, "on_events"):
-        found = module.on_events(x)
+        found = module.on_events(x)  # type: ignore[operator]
     if isinstance(x, Events) and found is None and not why:
         why = f"dense: {type(module).__name__} does not take events"
     if context is not None and why:
@@ -68,7 +68,7 @@ def _conv2d(module: nn.Conv2d, x: Any) -> tuple[Tensor | None, str]:
     if module.padding_mode != "zeros":
         return None, f"dense: padding_mode={module.padding_mode!r}"
     options: Any = (module.stride, module.padding, module.dilation, module.groups)
-    way, why = breakeven.choose_conv2d(x, tuple(module.weight.shape), *options, module.weight.dtype)
+    way, why = breakeven.choose_conv2d(x, tuple(module.weight.shape), *options, dtype=module.weight.dtype)
     return (products.conv2d(x, module.weight, module.bias, *options) if way == "events" else None), why
 
 
