@@ -299,7 +299,7 @@ class Events:
         return raster.index_add_(0, place, self.values().to(dtype)).reshape(self._shape)
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Compressed rows in time-major order, the form that event-driven products read: row = t * B + b.
+        """Compressed rows in time-major order: row = t * B + b.
 
         Returns:
             ptr: [T * B + 1] int64, row r holds entries ptr[r] .. ptr[r + 1].
