@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import memory, threads
-from .generated import Wanted, constants, row_functions, time_loop
+from .generated import Wanted, constants, kernel, row_functions
 from .program import Program
 
 ROWS = 1024  # as in kernels.py, which is imported where Numba is
@@ -239,7 +239,7 @@ class Call:
         space = threads.scratch(room * count + 64)
         start = -(-space.data_ptr() // 64) * 64
         self.set(block=self.block, pitch=pitch, scratch=start, room=room)
-        threads.run(time_loop(loop), self.table.buffer_info()[0], count)
+        threads.run(kernel("kernels", loop), self.table.buffer_info()[0], count)
 
 
 def block_size(bytes_per_lane: int) -> int:

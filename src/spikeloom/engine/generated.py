@@ -122,7 +122,7 @@ def _engine_version() -> str:
     import numba
 
     here = Path(__file__).parent
-    files = ("vector.py", "exponential.py", "generated.py")
+    files = ("vector.py", "exponential.py", "primitives.py", "product_primitives.py", "generated.py")
     text = "".join((here / name).read_text() for name in files) + numba.__version__ + llvmlite.__version__
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -149,14 +149,23 @@ def _build(name: str, text: str, functions: tuple[str, ...]) -> tuple[Any, ...]:
 
 
 @functools.cache
-def time_loop(name: str) -> Any:
-    """The time loop of that name in kernels.py, as a C function of one address."""
+def kernel(file: str, name: str) -> Any:
+    """A function of one of the engine's own files, as a C function of one address.
+
+    It is compiled from a copy in the cache directory, named for all that goes into it: Numba would look at the file
+    alone, and take old code where only what it calls has changed.
+    """
     from numba import cfunc, types
 
-    from . import kernels
-
     with _lock:
-        return cfunc(types.void(types.int64), cache=True, error_model="numpy")(getattr(kernels, name))
+        return cfunc(types.void(types.int64), cache=True, error_model="numpy")(getattr(_copy(file), name))
+
+
+@functools.cache
+def _copy(file: str) -> Any:
+    text = (Path(__file__).parent / f"{file}.py").read_text().replace("from . import", "from spikeloom.engine import")
+    digest = hashlib.sha256((text + _engine_version()).encode()).hexdigest()[:24]
+    return _module(f"{file}_{digest}", text)
 
 
 def _module(name: str, text: str) -> Any:

@@ -1,14 +1,14 @@
 """Lists of the events of each row of a raster: what event-driven products read."""
 
 import functools
-import threading as python_threading
 from array import array
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import memory, threads
+from .generated import kernel
 
 FIELDS = (  # as in product_kernels.py, which is imported where Numba is
     *("next", "rows", "chunk", "size", "inner", "outer_step", "inner_step", "dense", "start", "stop", "channel"),
@@ -18,7 +18,6 @@ FIELDS = (  # as in product_kernels.py, which is imported where Numba is
 )
 LARGEST = 2**31 - 1  # lists are of 32-bit integers
 SAMPLE = 64  # rows that an estimate looks at
-_lock = python_threading.RLock()
 
 
 class Rows(NamedTuple):
@@ -153,16 +152,5 @@ def call(name: str, participants: int, *entries: tuple[str, int | Tensor | None]
     table = array("q", [0] * len(FIELDS))
     for field, value in entries:
         table[FIELDS.index(field)] = value.data_ptr() if isinstance(value, Tensor) else value or 0
-    threads.run(kernel(name), table.buffer_info()[0], participants)
+    threads.run(kernel("product_kernels", name), table.buffer_info()[0], participants)
     return dict(zip(FIELDS, table))
-
-
-@functools.cache
-def kernel(name: str) -> Any:
-    """A kernel as a C function of one address; Numba keeps it on disk."""
-    from numba import cfunc, types
-
-    from . import product_kernels
-
-    with _lock:
-        return cfunc(types.void(types.int64), cache=True, error_model="numpy")(getattr(product_kernels, name))
