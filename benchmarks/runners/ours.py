@@ -15,7 +15,7 @@ from ..work import Case
 from .torch_training import TorchSystem, convolution, linear
 
 # What `--systems spikeloom-sparing` runs: the option that saves most memory.
-SPARING = sl.BPTT(checkpoint=32)
+SPARING = sl.BPTT(checkpoint="time")
 
 
 class Spikeloom(TorchSystem):

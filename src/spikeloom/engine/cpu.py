@@ -17,6 +17,8 @@ FIELDS = (
     *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
     *("wanted_ports", "wanted", "fed", "fed_gradient", "weight", "back", "bias", "step", "replay", "pitch"),
 )
+# Samples of a recurrent layer that a thread takes at a time, at least: each row of weights serves them all.
+SAMPLES = 16
 # Lanes that a thread takes at a time: their states and what is recomputed of them stay in its own caches.
 BLOCK_BYTES = 32768
 
@@ -226,7 +228,7 @@ class Call:
         self.set(fed=fed, weight=there.data_ptr(), back=back.data_ptr())
         if bias is not None:
             self.set(bias=self.hold(bias.contiguous()).data_ptr())
-        samples = max(1, self.block // self.layout.neurons)
+        samples = max(SAMPLES, self.block // self.layout.neurons)
         share = -(-self.layout.batch // torch.get_num_threads())
         self.block = max(1, min(samples, share)) * self.layout.neurons
 

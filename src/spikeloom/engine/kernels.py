@@ -94,10 +94,13 @@ def fed_input(table, x, y, start, t, lo, n, target):
         to = target + g * width
         if bias:
             p.add_row((to, bias), neurons, size)
-        for m in range(neurons):
-            spike = last + g * width + m * size
-            if not p.is_zero(spike, size):
-                p.add_scaled((to, weight + m * width, spike), neurons, size)
+        for m in range(0, neurons, p.WORD):
+            spikes = last + g * width + m * size
+            bits = p.set_bits(spikes, min(p.WORD, neurons - m), size)
+            while bits:
+                k = p.lowest(bits)
+                bits &= bits - 1
+                p.add_scaled((to, weight + (m + k) * width, spikes + k * size), neurons, size)
 
 
 @njit

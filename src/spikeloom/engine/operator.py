@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import cpu
+from .breakeven import choose_linear
 from .generated import Wanted
+from .matrix import Matrix
 from .program import PROGRAMS, Program
+from .rows import rows_of_raster
 
 # The plain form of torch.library's: its decorator imports torch's compiler at the first call, which takes as long as
 # torch itself.
@@ -138,12 +141,19 @@ def _feedback_gradients(d_x: Tensor, y: Tensor, last: Tensor, weight: Tensor, ne
     if needs[0]:
         d_weight = d_x[0].t() @ last
         if len(d_x) > 1:
-            d_weight = torch.addmm(d_weight, d_x[1:].flatten(0, 1).t(), y[:-1].flatten(0, 1))
+            d_weight = d_weight + _product_over_time(d_x[1:], y[:-1], weight)
     if needs[1]:
         d_bias = d_x.sum((0, 1))
     if needs[2]:
         d_last = d_x[0] @ weight
     return d_weight, d_bias, d_last
+
+
+def _product_over_time(d_x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Sum over steps and samples of d_x y^T, spike by spike where there are few."""
+    if d_x.device.type == "cpu" and choose_linear(y, len(weight), weight.dtype)[0] == "events":
+        return Matrix(*weight.shape).weight_gradient(rows_of_raster(y), d_x, weight)
+    return d_x.flatten(0, 1).t() @ y.flatten(0, 1)
 
 
 def _differentiable(

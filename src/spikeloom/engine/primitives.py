@@ -182,22 +182,47 @@ def add_double(typingctx: Any, target: Any, source: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
+WORD = 8  # numbers that `set_bits` looks at
+
+
 @intrinsic
-def is_zero(typingctx: Any, address: Any, size: Any) -> Any:
-    """Whether the number at an address is zero, of either sign."""
+def set_bits(typingctx: Any, address: Any, count: Any, size: Any) -> Any:
+    """A bit for each of `count` numbers (at most WORD) that is not zero."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        short = builder.icmp_signed("==", args[1], ir.Constant(I64, 4))
-        # A number is zero where all its bits but the sign are.
-        low = builder.load(_address(builder, args[0], ir.IntType(32)))
-        last = builder.add(args[0], builder.sub(args[1], ir.Constant(I64, 4)))
-        high = builder.load(_address(builder, last, ir.IntType(32)))
-        high = builder.and_(high, ir.Constant(ir.IntType(32), 0x7FFFFFFF))
-        zero = ir.Constant(ir.IntType(32), 0)
-        low = builder.select(short, zero, low)
-        return builder.icmp_signed("==", builder.or_(low, high), zero)
+        address, count, size = args
+        bits = cgutils.alloca_once_value(builder, ir.Constant(I64, 0))
+        builder.store(ir.Constant(I64, 0), bits)
 
-    return types.boolean(types.int64, types.int64), codegen
+        def look(size: int) -> None:
+            with builder.if_else(builder.icmp_signed("==", count, ir.Constant(I64, WORD))) as (whole, part):
+                with whole:
+                    body = Body(builder, size, WORD)
+                    found = builder.fcmp_unordered("!=", body.load(address, ir.Constant(I64, 0)), body.constant(0.0))
+                    builder.store(builder.zext(builder.bitcast(found, ir.IntType(WORD)), I64), bits)
+                with (
+                    part,
+                    cgutils.for_range_slice(builder, ir.Constant(I64, 0), count, ir.Constant(I64, 1), I64) as (j, _),
+                ):
+                    body = Body(builder, size, 1)
+                    found = builder.fcmp_unordered("!=", body.load(address, j), body.constant(0.0))
+                    bit = builder.shl(builder.zext(found, I64), j)
+                    builder.store(builder.or_(builder.load(bits), bit), bits)
+
+        _by_size(builder, size, look)
+        return builder.load(bits)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def lowest(typingctx: Any, bits: Any) -> Any:
+    """The number of the lowest bit that is set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
 
 
 def _tile(body: Body, at: Any, n: Any, g: Any, j: Any, rows: int, vectors: int) -> None:
