@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from spikeloom.engine import eager
+from spikeloom.engine.generated import Wanted
 from spikeloom.engine.loop import Loop, LoopState
 from spikeloom.engine.program import Program, program_of
 from tables import SURROGATES, make
@@ -132,8 +133,7 @@ class Case:
                 arriving[0],
                 arriving[1 : 1 + states],
                 arriving[1 + states :],
-                p.coefficients,
-                p.ports,
+                Wanted(p.ports, p.coefficients),
             )
         d_coefficients = [d.sum_to_size(c.shape) for d, c in zip(d_coefficients, coefficients)]
         return [*d_inputs, *d_states, *d_coefficients]

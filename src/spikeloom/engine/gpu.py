@@ -10,21 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .generated import Wanted
 from .layout import arrange, empty, order_of
 from .program import Program
 from .triton_kernel import Source
 from .triton_module import kernel
 from .triton_source import backward_source, forward_source
 
-EVERY = 8  # steps between the states that are kept, and in a chunk
+CHUNK = 8  # steps that are written out one after the other, and between the states that are kept
 BLOCK, WARPS = 128, 4
-
-Given = Sequence[Tensor | None]
 
 
 def forward(
     program: Program,
-    every: int,
+    keep: int,
     lengths: Tensor | None,
     coefficients: Sequence[Tensor],
     states: Sequence[Tensor],
@@ -34,49 +33,47 @@ def forward(
     """All steps of a loop.
 
     Args:
-        every: keep the states before every so many steps, for the backward pass; 0 keeps none.
+        keep: keep the states before every so many steps, for the backward pass; 0 keeps none.
         lengths: int64 [B], steps of each sample, or None.
         coefficients: in the program's order, each broadcasting to [*N].
         states: [B, *N] each.   inputs: [T, B, *N] each, of any strides.
         output_dtype: of the output (default: the program's).
 
     Returns:
-        Output [T, B, *N], final states [B, *N], records [T, B, *N], and the states kept, [ceil(T / every), S, B N].
+        Output [T, B, *N], final states [B, *N], records [T, B, *N], and the states kept, [ceil(T / keep), S, B N].
     """
     dtype = program.dtype
-    call = _Call(_source(program, every or EVERY, None), program, lengths, coefficients, inputs)
+    call = _Call(_source(program, keep or CHUNK, None), program, lengths, coefficients, inputs)
     call.given |= dict(zip((f"z_{n}" for n in program.states), states, strict=True))
     y = call.new("y", True, output_dtype or dtype)
     records = [call.new(f"r_{n}", True, dtype) for n in program.records]
     finals = [call.new(f"f_{n}", False, dtype) for n in program.states]
-    chunks = -(-call.steps // every) if every else 0
+    chunks = -(-call.steps // keep) if keep else 0
     kept = torch.empty((chunks, len(states), call.lanes), dtype=dtype, device=call.device)
     call.given["kept"] = kept
-    call.launch(KEEP=bool(every))
+    call.launch(KEEP=bool(keep))
     return y, finals, records, kept
 
 
 def backward(
     program: Program,
-    every: int,
+    keep: int,
     lengths: Tensor | None,
     coefficients: Sequence[Tensor],
     inputs: Sequence[Tensor],
     kept: Tensor,
     g_y: Tensor | None,
-    g_finals: Given,
-    g_records: Given,
-    want_coefficients: Sequence[str],
-    want_ports: Sequence[str],
+    g_finals: Sequence[Tensor | None],
+    g_records: Sequence[Tensor | None],
+    wanted: Wanted,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Gradients of the wanted ports [T, B, *N], of all states [B, *N] and of the wanted coefficients [*N].
 
     Args:
-        every, lengths, coefficients, inputs: as in `forward`.   kept: what it kept.
+        keep, lengths, coefficients, inputs: as in `forward`.   kept: what it kept.
         g_y, g_finals, g_records: gradients that arrive, of any strides, or None for zero.
     """
-    wanted = tuple(want_coefficients), tuple(want_ports)
-    call = _Call(_source(program, every, wanted), program, lengths, coefficients, inputs)
+    call = _Call(_source(program, keep, wanted), program, lengths, coefficients, inputs)
     zero = constants((0.0,), program.dtype, call.device)[0]
     arriving = {"g_y": g_y, **{f"g_r_{n}": g for n, g in zip(program.records, g_records, strict=True)}}
     finals = {f"h_{n}": g for n, g in zip(program.states, g_finals, strict=True)}
@@ -84,9 +81,9 @@ def backward(
     call.given |= {n: zero.expand(call.steps, *call.shape) if g is None else g for n, g in arriving.items()}
     call.given |= {n: zero.expand(call.shape) if g is None else g for n, g in finals.items()}
     dtypes = {n: x.dtype for n, x in zip(program.ports, inputs, strict=True)}
-    d_inputs = [call.new(f"d_x_{n}", True, dtypes[n]) for n in want_ports]
+    d_inputs = [call.new(f"d_x_{n}", True, dtypes[n]) for n in wanted.ports]
     d_states = [call.new(f"d_z_{n}", False, program.dtype) for n in program.states]
-    partial = [call.new(f"d_c_{n}", False, program.dtype) for n in want_coefficients]
+    partial = [call.new(f"d_c_{n}", False, program.dtype) for n in wanted.coefficients]
     call.given["kept"] = kept
     call.launch()
     # A sum for each lane; torch adds up the batch, always in the same order.
@@ -145,8 +142,8 @@ def _on(device: torch.device) -> Any:
 
 
 @functools.cache
-def _source(program: Program, chunk: int, wanted: tuple[tuple[str, ...], tuple[str, ...]] | None) -> Source:
-    return forward_source(program, chunk) if wanted is None else backward_source(program, chunk, *wanted)
+def _source(program: Program, chunk: int, wanted: Wanted | None) -> Source:
+    return forward_source(program, chunk) if wanted is None else backward_source(program, chunk, wanted)
 
 
 @functools.lru_cache(maxsize=1024)

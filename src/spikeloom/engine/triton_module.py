@@ -8,24 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-
-def folder() -> Path:
-    """Where generated source lies: $SPIKELOOM_CACHE, or spikeloom/ in the user's cache directory."""
-    given = os.environ.get("SPIKELOOM_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(home) / "spikeloom"
+from .generated import cache_directory
 
 
 @functools.cache
 def kernel(text: str) -> Any:
     """The function `kernel` of a module of that text; the same for the same text."""
     name = f"spikeloom_triton_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    path = folder() / "triton" / f"{name}.py"
-    try:
-        _write(path, text)
-    except OSError:  # no home that can be written to
-        path = Path(tempfile.mkdtemp(prefix="spikeloom-")) / path.name
-        _write(path, text)
+    path = cache_directory() / "triton" / f"{name}.py"
+    _write(path, text)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -6,8 +6,7 @@ backward kernel goes through the chunks from the last to the first: it computes 
 those that were kept before it, in registers, and then takes the transpose's steps.
 """
 
-from collections.abc import Sequence
-
+from .generated import Wanted
 from .program import Program
 from .triton_kernel import Kernel, Source
 
@@ -36,8 +35,9 @@ def forward_source(program: Program, chunk: int) -> Source:
     return kernel.source(loop, "KEEP: tl.constexpr")
 
 
-def backward_source(program: Program, chunk: int, coefficients: Sequence[str], ports: Sequence[str]) -> Source:
-    """The kernel that writes the gradients of these coefficients (lane by lane), of these ports, and of the states."""
+def backward_source(program: Program, chunk: int, wanted: Wanted) -> Source:
+    """The kernel that writes the gradients of the wanted ports and coefficients (lane by lane), and of the states."""
+    ports, coefficients = wanted
     kernel, advance, transpose = Kernel(program, chunk), program.advance, program.transpose(coefficients, ports)
     read = {*transpose.inputs, *(advance.inputs if chunk > 1 else ())}
     rows = {f"x.{n}": f"x_{n}" for n in program.ports} | {"g.y": "g_y"}
