@@ -29,9 +29,10 @@ def _interpreter(monkeypatch, tmp_path_factory):
         monkeypatch.setattr(libdevice, name, _by_numpy(function))
     # Its own check of every sum of integers takes half of the time.
     monkeypatch.setattr(interpreter_builder, "options", replace(interpreter_builder.options, sanitize_overflow=False))
-    triton_module.kernel.cache_clear()
+    kernel = triton_module.kernel
+    kernel.cache_clear()
     yield
-    triton_module.kernel.cache_clear()
+    kernel.cache_clear()
 
 
 def _by_numpy(function):
@@ -140,7 +141,7 @@ def test_what_is_not_wanted_is_not_computed():
 def test_other_sizes_strides_and_widths_are_the_same_kernel(monkeypatch):
     seen = []
     kernel = triton_module.kernel
-    monkeypatch.setattr(gpu, "kernel", lambda text: seen.append(text) or kernel(text))
+    monkeypatch.setattr(triton_module, "kernel", lambda text: seen.append(text) or kernel(text))
     for width, steps, batch in ((0.3, 4, 2), (0.7, 9, 5)):
         compare(Case("LIF", surrogate=sl.SuperSpike(width, 0.4), steps=steps, batch=batch, shape=(batch,)), gpu, 4)
     assert len(seen) == 4 and len(set(seen)) == 2
@@ -162,7 +163,7 @@ def test_a_broken_kernel_is_seen(monkeypatch, right, wrong):
         broken.append(right in text)
         return kernel(text.replace(right, wrong))
 
-    monkeypatch.setattr(gpu, "kernel", break_it)
+    monkeypatch.setattr(triton_module, "kernel", break_it)
     with pytest.raises(AssertionError):
         compare(Case("LIF", steps=5, batch=2), gpu, 2)
     assert any(broken)
@@ -175,8 +176,8 @@ def machine_code(source, **constants):
 
     function = triton_module.kernel(source.text)
     types = {p.name: "constexpr" if p.is_constexpr else p.annotation_type or "*fp32" for p in function.params}
-    made = ASTSource(function, types, constexprs={"BLOCK": gpu.BLOCK, **constants})
-    options = {"num_warps": gpu.WARPS, "enable_fp_fusion": False}
+    made = ASTSource(function, types, constexprs={"BLOCK": triton_module.BLOCK, **constants})
+    options = {"num_warps": triton_module.WARPS, "enable_fp_fusion": False}
     return triton.compile(made, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
 
 
@@ -200,8 +201,8 @@ def test_the_compiler_sees_no_size_and_no_stride(monkeypatch):
     from triton.runtime.jit import create_function_from_signature
 
     monkeypatch.delenv("TRITON_INTERPRET")
-    keys = []
-    monkeypatch.setattr(gpu, "kernel", lambda text: _Remember(triton_module.kernel(text), keys))
+    keys, kernel = [], triton_module.kernel
+    monkeypatch.setattr(triton_module, "kernel", lambda text: _Remember(kernel(text), keys))
     backend = CUDABackend(GPUTarget("cuda", 90, 32))
     for steps, batch, wide in ((1, 1, 1), (16, 16, 3), (37, 5, 2)):
         x = torch.empty(steps, batch, 3 * wide)[..., ::wide]

@@ -1,34 +1,33 @@
 """How lanes lie in memory: one order of the neurons that suits all tensors of a pass, whatever their strides."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Strides = tuple[int, ...]
+Numbers = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """An order of the lanes of [B, *N] and where each tensor has them.
+class Layout(NamedTuple):
+    """Where the lanes of [B, *N] lie in tensors that broadcast to it, or that have an axis of time before it.
 
     Lane l lies at `l // (inner * middle) * s[0] + l // inner % middle * s[1] + l % inner * s[2]` of a tensor.
 
     Attributes:
-        order: the axes of [B, *N], the slowest first; what is written anew lies in this order without gaps.
         middle, inner: sizes of the two faster axes that are left when those that run on are joined.
-        strides: s of each tensor.
+        strides: s of each tensor, one after the other.
     """
 
-    order: tuple[int, ...]
     middle: int
     inner: int
-    strides: tuple[Strides, ...]
+    strides: Numbers
 
 
-def order_of(shape: Strides, strides: Strides) -> tuple[int, ...]:
+@lru_cache(maxsize=4096)
+def order_of(shape: Numbers, strides: Numbers) -> Numbers:
     """The axes in the order in which a tensor has them in memory: a layout such as channels-last is kept."""
     axes = tuple(range(len(shape)))
     real = [a for a in axes if shape[a] > 1]
@@ -39,8 +38,15 @@ def order_of(shape: Strides, strides: Strides) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096)
-def layout(shape: Strides, order: Strides, strides: tuple[Strides, ...]) -> Layout | None:
-    """The layout in this order, with axes joined where they run on in all tensors; None where more than 3 are left."""
+def dense_strides(shape: Numbers, order: Numbers) -> Numbers:
+    """Strides of a tensor whose axes lie in that order without gaps."""
+    return tuple(math.prod(shape[a] for a in order[order.index(axis) + 1 :]) for axis in range(len(shape)))
+
+
+@lru_cache(maxsize=4096)
+def layout(shape: Numbers, order: Numbers, tensors: tuple[tuple[Numbers, Numbers], ...]) -> Layout | None:
+    """The layout of tensors of these shapes and strides in that order of the lanes; None where three axes do not do."""
+    strides = [_broadcast(len(shape), *tensor) for tensor in tensors]
     joined: list[tuple[int, list[int]]] = []
     for axis in order:
         size, steps = shape[axis], [s[axis] for s in strides]
@@ -53,33 +59,33 @@ def layout(shape: Strides, order: Strides, strides: tuple[Strides, ...]) -> Layo
     if len(joined) > 3:
         return None
     joined = [(1, [0] * len(strides))] * (3 - len(joined)) + joined
-    return Layout(order, joined[1][0], joined[2][0], tuple(zip(*(steps for _, steps in joined), strict=True)))
+    flat = tuple(step for each in zip(*(steps for _, steps in joined), strict=True) for step in each)
+    return Layout(joined[1][0], joined[2][0], flat)
 
 
-def arrange(shape: Strides, order: Strides, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Layout]:
-    """A layout of tensors whose last axes are [B, *N], and the tensors, copied where three axes do not do."""
+def _broadcast(rank: int, sizes: Numbers, strides: Numbers) -> Numbers:
+    """Strides along the last axes, zero where a tensor has one number for all."""
+    missing = max(0, rank - len(sizes))
+    own = zip(sizes[-rank:], strides[-rank:], strict=True) if sizes else ()
+    return (*(0,) * missing, *(0 if size == 1 else stride for size, stride in own))
+
+
+def arrange(shape: Numbers, order: Numbers, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Layout]:
+    """The layout of tensors, and the tensors themselves, copied where their strides have no layout together."""
+    found = layout(shape, order, tuple((t.shape, t.stride()) for t in tensors))
+    if found is None:
+        tensors = [_dense(t, shape, order) for t in tensors]
+        found = layout(shape, order, tuple((t.shape, t.stride()) for t in tensors))
+        assert found is not None
+    return tensors, found
+
+
+def _dense(tensor: Tensor, shape: Numbers, order: Numbers) -> Tensor:
+    """A copy without gaps in that order; what is the same for all samples is kept once."""
     rank = len(shape)
-    found = layout(shape, order, tuple(t.stride()[t.dim() - rank :] for t in tensors))
-    if found is not None:
-        return list(tensors), found
-    dense = [_dense(t, rank, order) for t in tensors]
-    found = layout(shape, order, tuple(t.stride()[t.dim() - rank :] for t in dense))
-    assert found is not None
-    return dense, found
-
-
-def _dense(tensor: Tensor, rank: int, order: Strides) -> Tensor:
-    """The tensor without gaps in that order; what is the same for all samples is kept once."""
-    first = tensor.dim() - rank
-    one = tensor.narrow(first, 0, 1) if tensor.stride(first) == 0 else tensor
-    copy = empty(one.shape[:first], one.shape[first:], order, one.dtype, one.device).copy_(one)
-    return copy.expand_as(tensor)
-
-
-def empty(
-    rows: Sequence[int], shape: Sequence[int], order: Strides, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """A new tensor [*rows, *shape] whose last axes lie in that order without gaps."""
-    first = len(rows)
-    back = [*range(first), *(first + order.index(a) for a in range(len(shape)))]
-    return torch.empty((*rows, *(shape[a] for a in order)), dtype=dtype, device=device).permute(back)
+    rows = tensor.shape[:-rank] if tensor.dim() > rank else ()
+    full = tensor.expand(*rows, *shape)
+    one = full.narrow(len(rows), 0, 1) if full.stride(len(rows)) == 0 else full
+    within = dense_strides(tuple(one.shape[len(rows) :]), order)
+    strides = (one.numel() // max(1, math.prod(rows)), *within) if rows else within
+    return torch.empty_strided(one.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(one)
