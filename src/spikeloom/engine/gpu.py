@@ -18,6 +18,11 @@ from .triton_source import backward_source, forward_source
 CHUNK = 8  # steps that are written out one after the other, and between the states that are kept
 
 
+def every(steps: int) -> int:
+    """Steps between kept states, in a pass of so many: one kernel for single steps and one for all else."""
+    return 1 if steps == 1 else CHUNK
+
+
 def forward(
     program: Program,
     keep: int,
@@ -25,6 +30,10 @@ def forward(
     coefficients: Sequence[Tensor],
     states: Sequence[Tensor],
     inputs: Sequence[Tensor],
+    fed: int = -1,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    last: Tensor | None = None,
     output_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """All steps of a loop.
@@ -34,11 +43,13 @@ def forward(
         lengths: int64 [B], steps of each sample, or None.
         coefficients: in the program's order, each broadcasting to [*N].
         states: [B, *N] each.   inputs: [T, B, *N] each, of any strides.
+        fed, weight, bias, last: -1 and None, for recurrent connections are not of this kernel.
         output_dtype: of the output (default: the program's).
 
     Returns:
         Output [T, B, *N], final states [B, *N], records [T, B, *N], and the states kept, [ceil(T / keep), S, B N].
     """
+    assert fed < 0
     dtype = program.dtype
     call = _Call(program, lengths, coefficients, inputs)
     call.give("z", program.states, states)
@@ -47,7 +58,7 @@ def forward(
     finals = [call.new(f"f_{n}", False, dtype) for n in program.states]
     count = -(-call.steps // keep) if keep else 0
     kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), dtype=dtype, device=call.device)
-    call.run(_source(program, keep or CHUNK, None), bool(keep))
+    call.run(_source(program, keep or every(call.steps), None), bool(keep))
     return y, finals, records, kept
 
 
@@ -62,6 +73,8 @@ def backward(
     g_finals: Sequence[Tensor | None],
     g_records: Sequence[Tensor | None],
     wanted: Wanted,
+    fed: int = -1,
+    *_: Tensor | None,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Gradients of the wanted ports [T, B, *N], of all states [B, *N] and of the wanted coefficients [*N].
 
@@ -69,6 +82,7 @@ def backward(
         keep, lengths, coefficients, inputs: as in `forward`.   kept: what it kept.
         g_y, g_finals, g_records: gradients that arrive, of any strides, or None for zero.
     """
+    assert fed < 0
     call = _Call(program, lengths, coefficients, inputs)
     # What does not arrive is one zero, read over and over.
     zero = numbers((0.0,), program.dtype, call.device)
