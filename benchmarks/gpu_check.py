@@ -64,7 +64,7 @@ def cases() -> list[tuple[str, dict[str, Any], int]]:
 
 def parity(case: tuple[str, dict[str, Any], int]) -> tuple[str, str]:
     """A case's title, and "" or what is wrong."""
-    from fused import Case, compare
+    from cases import Case, compare
     from spikeloom.engine import gpu
 
     title, given, every = case

@@ -93,10 +93,13 @@ class System:
         alone = work.kind in ("neuron", "user")
         net = self.network(work).to("cuda", dtype if not alone else None)
         shape = (work.batch, 3, work.size, work.size) if work.kind == "conv" else (work.batch, work.size)
-        x = torch.randn(work.steps, *shape, device="cuda", dtype=dtype)
+        # A generator of its own: torch's stays unusable after a capture that failed.
+        noise = torch.Generator("cuda").manual_seed(0)
+        x = torch.randn(work.steps, *shape, device="cuda", dtype=dtype, generator=noise)
         leaves = [x.requires_grad_()] if alone else [p for p in net.parameters() if p.requires_grad and p.dim() > 1]
         with torch.no_grad():
-            g = torch.randn_like(self._forward(net, x))
+            y = self._forward(net, x)
+            g = torch.randn(y.shape, device="cuda", dtype=y.dtype, generator=noise)
 
         def step() -> Any:
             return torch.autograd.grad(self._forward(net, x), leaves, g)
@@ -194,12 +197,10 @@ class SpikingJelly(System):
         from spikingjelly.activation_based import surrogate
         from spikingjelly.activation_based.neuron.flexsn import FlexSN
 
-        spike = surrogate.ATan(2.0)
-
         def core(x: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             a = RHO * a
             v = BETA * (v + x)
-            s = spike(v - (1.0 + a))
+            s = surrogate.atan.apply(v - (1.0 + a), 2.0)
             return s, v - s, a + INCREMENT * s
 
         return FlexSN(core, num_states=2, step_mode="m")

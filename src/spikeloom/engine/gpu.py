@@ -15,12 +15,10 @@ from .triton_kernel import Source
 from .triton_module import launch
 from .triton_source import backward_source, forward_source
 
-CHUNK = 8  # steps that are written out one after the other, and between the states that are kept
-
 
 def every(steps: int) -> int:
-    """Steps between kept states, in a pass of so many: one kernel for single steps and one for all else."""
-    return 1 if steps == 1 else CHUNK
+    """Steps between kept states, which are the steps of a chunk: a few kernels serve passes of all lengths."""
+    return 1 if steps == 1 else 4 if steps <= 4 else 8
 
 
 def forward(

@@ -205,8 +205,9 @@ def in_torch(
     return [*(torch.stack([r[n] for r in rows]) if rows else empty for n in names), *z.values()]
 
 
-LIBRARY.impl("loop", _loop, "CPU")
-LIBRARY.impl("loop_backward", _loop_backward, "CPU")
+for device in ("CPU", "CUDA"):
+    LIBRARY.impl("loop", _loop, device)
+    LIBRARY.impl("loop_backward", _loop_backward, device)
 torch.library.register_fake("spikeloom::loop", _fake_loop, lib=LIBRARY)
 torch.library.register_fake("spikeloom::loop_backward", _fake_backward, lib=LIBRARY)
 torch.library.register_autograd("spikeloom::loop", _backward, setup_context=_setup, lib=LIBRARY)

@@ -62,11 +62,13 @@ class Kernel:
     def rows(self, names: Iterable[str], start: str, exists: str) -> list[str]:
         """Read the next K rows of tensors in time, from step `start` on; those that do not exist are zero."""
         lines = []
-        for name, k in itertools.product(names, range(self.chunk)):
-            step = f"{start} + {k}"
-            mask = f"inside & {exists.format(step=step)}"
-            read = f"tl.load(at_{name} + ({step}) * step_{name}, mask={mask}, other=0)"
-            lines.append(f"next{k}_{name} = {read}.to({self.writer.type})")
+        for name in names:
+            # From row to row by a sum: the product of 64 bits that a place takes is many instructions.
+            lines.append(f"from_{name} = at_{name} + ({start}) * step_{name}")
+            for k in range(self.chunk):
+                mask = f"inside & {exists.format(step=f'{start} + {k}')}"
+                lines.append(f"next{k}_{name} = tl.load(from_{name}, mask={mask}, other=0).to({self.writer.type})")
+                lines += [f"from_{name} += step_{name}"] if k < self.chunk - 1 else []
         return lines
 
     def take(self, names: Iterable[str]) -> list[str]:
@@ -79,9 +81,9 @@ class Kernel:
         return valid + [f"alive{k} = start + {k} + zero < lengths" for k in range(self.chunk) if self.program.alive]
 
     def store(self, name: str, k: int, value: str) -> str:
-        """Write a row of step k."""
+        """Write a row of step k at the place that has been reached."""
         mask = f"inside & valid{k}" if k else "inside"
-        return f"tl.store(at_{name} + (start + {k}) * row, {value}, mask={mask})"
+        return f"tl.store(to_{name}, {value}, mask={mask})"
 
     def choose(self, k: int, name: str, new: str, old: str) -> str:
         """What step k computed where there is such a step."""

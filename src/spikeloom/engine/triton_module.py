@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .generated import cache_directory
 
-BLOCK, WARPS = 128, 4  # lanes of an instance, and how many warps of 32 threads share them
+BLOCK, WARPS = 64, 2  # lanes of an instance, and how many warps of 32 threads share them
 _compiled: dict[Any, Any] = {}
 
 

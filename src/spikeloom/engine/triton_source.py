@@ -10,6 +10,8 @@ from .generated import Wanted
 from .program import Program
 from .triton_kernel import Kernel, Source
 
+LOOSE = True
+
 
 def forward_source(program: Program, chunk: int) -> Source:
     """The kernel that writes y, the records, the final states, and with KEEP the states before every chunk."""
@@ -23,11 +25,14 @@ def forward_source(program: Program, chunk: int) -> Source:
     if state:
         body += ["if KEEP:", *(f"    tl.store(at_kept + {j} * row, {z}, mask=inside)" for j, z in enumerate(state))]
         body += [f"    at_kept += {len(state)} * row"]
+    rows = ["y", *(f"r_{n}" for n in program.records)]
+    body += [f"to_{name} = at_{name} + start * row" for name in rows]
     for k in range(chunk):
         before = {n: f"z{k}_{n}" if k else f"z_{n}" for n in program.states}
         lines, out = kernel.writer.graph(program.forward, kernel.variables(k, before), f"{k}")
         body += lines
-        body += [kernel.store(n.replace(".", "_"), k, out[n]) for n in ("y", *(f"r.{n}" for n in program.records))]
+        body += [kernel.store(name, k, out[name.replace("r_", "r.", 1)]) for name in rows]
+        body += [f"to_{name} += row" for name in rows if k < chunk - 1]
         body += [kernel.choose(k, f"z{k + 1}_{n}", out[f"z.{n}"], before[n]) for n in program.states]
     body += [f"z_{n} = z{chunk}_{n}" for n in program.states]
     loop += [f"    {line}" for line in body]
@@ -63,12 +68,14 @@ def backward_source(program: Program, chunk: int, wanted: Wanted) -> Source:
         )
         body += [*lines, *(f"z{k + 1}_{n} = {out[f'z.{n}']}" for n in program.states)]
     body += [f"sum_{n} = {zero}" for n in coefficients]
+    body += [f"to_d_x_{n} = at_d_x_{n} + (start + {chunk - 1}) * row" for n in ports]
     for k in reversed(range(chunk)):
         names = kernel.variables(k, {n: f"z{k}_{n}" for n in program.states})
         names |= {name: f"row{k}_{variable}" for name, variable in rows.items()}
         after = {n: f"lam{k + 1}_{n}" if k < chunk - 1 else f"lam_{n}" for n in program.states}
-        lines, out = kernel.writer.graph(transpose, names | {f"g.z.{n}": v for n, v in after.items()}, f"{k}")
+        lines, out = kernel.writer.graph(transpose, names | {f"g.z.{n}": v for n, v in after.items()}, f"{k}", LOOSE)
         body += [*lines, *(kernel.store(f"d_x_{n}", k, out[f"d.x.{n}"]) for n in ports)]
+        body += [f"to_d_x_{n} -= row" for n in ports if k]
         body += [kernel.choose(k, f"sum_{n}", f"sum_{n} + {out[f'd.c.{n}']}", f"sum_{n}") for n in coefficients]
         body += [kernel.choose(k, f"lam{k}_{n}", out[f"d.z.{n}"], after[n]) for n in program.states]
     body += [*(f"lam_{n} = lam0_{n}" for n in program.states), *(f"d_c_{n} += sum_{n}" for n in coefficients)]

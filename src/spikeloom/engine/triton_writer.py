@@ -40,24 +40,31 @@ class Writer:
         for k in range(len(self.constants)):
             yield f"k{k} = tl.broadcast_to(tl.load(constants + {k}), (BLOCK,))"
 
-    def graph(self, graph: Graph, names: Mapping[str, str], tag: str) -> tuple[list[str], dict[str, str]]:
-        """Lines that compute a graph from the variables that hold its inputs, and the variables of its results."""
+    def graph(
+        self, graph: Graph, names: Mapping[str, str], tag: str, loose: bool = False
+    ) -> tuple[list[str], dict[str, str]]:
+        """Lines that compute a graph from the variables that hold its inputs, and the variables of its results.
+
+        Loose division, exact to two units in the last place and without a branch, where nothing is decided by it.
+        """
         lines: list[str] = []
         written: list[str] = []
+        exact = _decisive(graph) if loose else None
         for k, node in enumerate(graph.nodes):
             if node.op == "input":
                 written.append(names[node.args[0]])
             elif node.op == "const":
                 written.append(self.constant(node.args[0]))
             else:
+                args, precise = [written[a] for a in node.args], exact is None or k in exact
                 written.append(f"t{tag}_{k}")
-                lines.append(f"t{tag}_{k} = {self.expression(node, [written[a] for a in node.args])}")
+                lines.append(f"t{tag}_{k} = {self.expression(node, args, precise)}")
         return lines, {name: written[k] for name, k in zip(graph.outputs, graph.results, strict=True)}
 
-    def expression(self, node: Node, args: Sequence[str]) -> str:
+    def expression(self, node: Node, args: Sequence[str], exact: bool = True) -> str:
         op, given = node.op, ", ".join(args)
         # Triton's own division and root are approximate on a GPU, and its minus makes 0 of 0, not -0.
-        if op == "div" and self.ieee:
+        if op == "div" and self.ieee and exact:
             return f"tl.div_rn({given})"
         if op == "sqrt":
             return f"tl.sqrt_rn({given})" if self.ieee else f"tl.sqrt({given})"
@@ -76,3 +83,13 @@ class Writer:
 
 def _small(value: int) -> str:
     return f"n{value}" if value >= 0 else f"m{-value}"
+
+
+def _decisive(graph: Graph) -> set[int]:
+    """Nodes that a comparison depends on: they must be the forward pass's, bit for bit."""
+    found = {k for k, node in enumerate(graph.nodes) if node.kind == "b"}
+    for k in range(len(graph.nodes) - 1, -1, -1):
+        node = graph.nodes[k]
+        if k in found and node.op != "input":
+            found.update(a for a in node.args if isinstance(a, int) and node.op != "const")
+    return found

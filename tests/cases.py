@@ -31,9 +31,10 @@ class Case:
     record: tuple[str, ...] = ()
     ports: int = 2
     options: dict[str, Any] = field(default_factory=dict)
+    neuron: Any = None  # instead of the one of that name
 
     def __post_init__(self):
-        neuron = make(self.name, self.shape, reset=self.reset, **self.options)
+        neuron = self.neuron or make(self.name, self.shape, reset=self.reset, **self.options)
         full = (self.batch, *self.shape)
         self.kind, as_state = self.input_dtype or self.dtype, {"dtype": self.dtype, "device": self.device}
 
@@ -112,7 +113,7 @@ class Case:
                 [getattr(self.coefficients, n) for n in p.coefficients],
                 [getattr(self.state, n) for n in p.states],
                 [self.inputs[n] for n in p.ports],
-                self.loop.output_dtype,
+                output_dtype=self.loop.output_dtype,
             )
         return [y, *finals, *records], kept
 
