@@ -9,9 +9,9 @@ import torch
 
 import spikeloom as sl
 from cases import Case, compare
-from spikeloom.engine import gpu, triton_module, triton_source
+from spikeloom.engine import gpu, operator, triton_module, triton_source
 from spikeloom.engine.generated import Wanted
-from tables import NEURONS, RESETS, SURROGATES
+from tables import NEURONS, RESETS, SURROGATES, layer, raster
 
 triton = pytest.importorskip("triton")
 SPIKING = [(name, reset) for name, reset in RESETS if NEURONS[name][0].spiking]
@@ -128,6 +128,32 @@ def test_input_of_other_precision(kind):
     rounding = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float64: 1e-10}[kind]
     compare(case, gpu, 4, rtol=rounding, atol=rounding / 10)
     assert case.fused(gpu, 0)[0][0].dtype == kind
+
+
+def test_a_layer_learns_through_the_operator(monkeypatch):
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    subject = layer("CubaLIF", dtype=torch.float32, learn=("tau_mem", "v_th"), refractory=1)
+    x, lengths = raster(9, dtype=torch.float32), torch.tensor([9, 0, 4, 9, 7])
+    found = []
+    for engine in ("cpu", "eager"):
+        subject.zero_grad()
+        run = sl.run(subject, x, lengths=lengths, engine=engine, record="v")
+        (run.output.mean() + run.records["v"].square().mean() + run.state.neuron.i.mean()).backward()
+        found.append([run.output, run.records["v"], *run.state.neuron[:3], *(p.grad for p in subject.parameters())])
+        assert run.engines == {"": engine}
+    for a, b in zip(*found, strict=True):
+        assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_of_a_gradient_is_torchs_own(monkeypatch):
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    second = []
+    for engine in ("cpu", "eager"):
+        y = sl.run(sl.Layer(None, sl.LI(3, tau_mem=5e-3, learn="tau_mem")), x, engine=engine).output
+        (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        second.append(torch.autograd.grad(first.square().sum(), x)[0])
+    assert torch.allclose(*second, rtol=1e-4) and second[0].any()
 
 
 def test_what_is_not_wanted_is_not_computed():

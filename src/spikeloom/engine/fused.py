@@ -130,7 +130,9 @@ def _input(loop: Loop, state: LoopState, name: str, start: int, stop: int) -> Te
         device = state.neuron.clock.device
         return torch.stack(rows) if rows else torch.zeros((0, *loop.shape), dtype=loop.dtype, device=device)
     if name in loop.inputs:
-        return loop.inputs[name][start:stop]
+        x = loop.inputs[name]
+        # A slice's gradient is a copy into zeros, even where the slice is the whole.
+        return x if (start, stop) == (0, len(x)) else x[start:stop]
     # The port is fed by the recurrent connection alone.
     like = next(iter(loop.inputs.values()))
     return torch.zeros((), dtype=loop.dtype, device=like.device).expand(stop - start, *loop.shape)
