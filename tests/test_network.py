@@ -361,9 +361,9 @@ LSTM = nn.LSTM(4, 3)
         (lambda: sl.run(small(), torch.rand(3, 2, 4), record="w"), ValueError, "nothing to record is named 'w'"),
         (lambda: sl.run(small(), torch.rand(3, 2, 4), record="0.spike"), ValueError, "Did you mean '0.spikes'"),
         (
-            lambda: sl.run(small(), torch.rand(3, 2, 4), engine="gpu"),
+            lambda: sl.run(small(), torch.rand(3, 2, 4), engine="tpu"),
             ValueError,
-            "engine='gpu'; this version has 'auto'",
+            "engine='tpu'; this version has 'auto'",
         ),
         (lambda: sl.run(Block(), torch.rand(3, 2, 4), (1, 2)), TypeError, "got tuple as state"),
         (lambda: sl.BPTT(reset="cut"), ValueError, "reset='cut'; expected 'flow' or 'detach'"),

@@ -54,7 +54,17 @@ ORDER = [
     {"cli", "__main__"},
 ]
 ROOT = 7
-HEAVY = ("lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "rich", "numba", "torch._dynamo")
+HEAVY = (
+    "lightning",
+    "torchmetrics",
+    "matplotlib",
+    "sklearn",
+    "tensorboard",
+    "rich",
+    "numba",
+    "triton",
+    "torch._dynamo",
+)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(f.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").strip("."): f for f in FILES}

@@ -1,12 +1,17 @@
 """Which engine runs a loop: the one that was named, or the fastest that can."""
 
+import functools
 import warnings
 
 from . import eager, fused
 from .loop import Engine, Loop, LoopState, Pass, ResetEdge
 from .program import NoElementwiseForm
 
-ENGINES: dict[str, Engine] = {"eager": eager.run, "cpu": fused.run}
+ENGINES: dict[str, Engine] = {
+    "eager": eager.run,
+    "cpu": functools.partial(fused.run, device="cpu"),
+    "gpu": functools.partial(fused.run, device="cuda"),
+}
 _warned: set[str] = set()
 
 
@@ -31,7 +36,7 @@ class Choice:
                 ) from error
         try:
             found = fused.run(loop, state, start, stop, edge)
-            self.name = "cpu"
+            self.name = "gpu" if found.output.device.type == "cuda" else "cpu"
             return found
         except fused.Unsuited:
             pass  # another device or a transform: nothing that a neuron's author could mend

@@ -34,6 +34,7 @@ def forward(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     last: Tensor | None = None,
+    output_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """All steps of a program: output, final states, records, and the states every `keep` steps (0: none).
 
@@ -61,7 +62,7 @@ def forward(
     call.set(kept=kept.data_ptr())
     call.set(step=row_functions(program.key, Wanted(), False)[0].address)
     call.run("forward", len(coefficients) + count + len(inputs) + 3, -(-total // call.block))
-    return y, finals, records, kept
+    return y if output_dtype is None else y.to(output_dtype), finals, records, kept
 
 
 def backward(

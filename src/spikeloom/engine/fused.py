@@ -1,5 +1,6 @@
 """From a loop to the fused operator and back: what a fused engine is to a layer and to a gradient rule."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch._C import _functorch  # type: ignore[attr-defined]
 from .loop import Feedback, Loop, LoopState, Pass, ResetEdge
 from .noise import draw
 from .program import NoElementwiseForm, program_of
+
+# What makes the kernels, by the kind of device.
+MODULES = {"cpu": "numba", "cuda": "triton"}
 
 
 class Unsuited(ValueError):
@@ -20,15 +24,20 @@ def transformed() -> bool:
     return _functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
-def check(loop: Loop) -> None:
-    """Whether the fused engine runs a loop on the device that its input is on.
+def check(loop: Loop, device: str | None = None) -> None:
+    """Whether a fused engine runs a loop on the device that its input is on.
+
+    Args:
+        device: the only kind of device that will do, or None for any.
 
     Raises:
         Unsuited: no, and why.
     """
-    first = next(iter(loop.inputs.values()))
-    if first.device.type != "cpu":
-        raise Unsuited(f"its input is on {first.device}, for which this version has no fused engine")
+    found = next(iter(loop.inputs.values())).device.type
+    if device is not None and found != device:
+        raise Unsuited(f"its input is on {found!r}; this engine runs on {device!r}")
+    if found not in MODULES:
+        raise Unsuited(f"its input is on {found!r}, for which this version has no fused engine")
     if loop.dtype not in (torch.float32, torch.float64):
         raise Unsuited(f"its state has {loop.dtype}; fused engines take float32 and float64")
     if transformed():
@@ -36,19 +45,21 @@ def check(loop: Loop) -> None:
     if not loop.shape or 0 in loop.shape[1:]:
         raise Unsuited("it has no neurons")
     try:
-        import numba  # noqa: F401
+        importlib.import_module(MODULES[found])
     except ImportError as error:
-        raise Unsuited(f"Numba cannot be imported ({error})") from error
+        raise Unsuited(f"{MODULES[found]} cannot be imported ({error})") from error
 
 
-def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:
-    """Steps start to stop - 1 of a loop, from `state`.
+def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge, device: str | None = None) -> Pass:
+    """Steps start to stop - 1 of a loop, from `state`, on the device that its input is on.
 
     Raises:
         Unsuited, NoElementwiseForm: a loop that this engine does not run, said in a sentence.
     """
-    check(loop)
-    if loop.feedback is not None and not _plain(loop.feedback, loop.shape):
+    check(loop, device)
+    # On a GPU the recurrent product is cuBLAS's, step by step.
+    on_gpu = next(iter(loop.inputs.values())).device.type == "cuda"
+    if loop.feedback is not None and (on_gpu or not _plain(loop.feedback, loop.shape)):
         return _step_by_step(loop, state, start, stop, edge)
     return _whole(loop, state, start, stop, edge)
 
@@ -65,6 +76,7 @@ def _plain(feedback: Feedback, shape: tuple[int, ...]) -> bool:
 
 
 def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:
+    from . import gpu
     from .operator import loop as fused_loop
 
     program, steps = program_of(loop, edge), stop - start
@@ -73,7 +85,11 @@ def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge)
     coefficients = [getattr(c, name) for name in program.coefficients]
     states = [getattr(neuron, name) for name in program.states]
     lengths = None if loop.alive is None else loop.alive[start:stop].sum(0).flatten()
+    # A kernel for GPUs reads and writes any precision; those for processors have one.
+    on_gpu = states[0].device.type == "cuda"
+    output_dtype = loop.output_dtype if on_gpu else loop.dtype
     inputs = [_input(loop, state, name, start, stop) for name in program.ports]
+    inputs = inputs if on_gpu else [x.to(loop.dtype) for x in inputs]
     if not inputs:
         inputs = [states[0].new_zeros(()).expand(shape)]
     fed, weight, bias, last = -1, None, None, None
@@ -85,8 +101,8 @@ def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge)
         last = state.feedback.to(loop.dtype)
     tensors = (*coefficients, *states, *inputs, weight, bias, last)
     learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    keep = every(len(states)) if learning else 0
-    found = fused_loop(program.key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last)
+    keep = (gpu.every(steps) if on_gpu else every(len(states))) if learning else 0
+    found = fused_loop(program.key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last, output_dtype)
     y, *rest = found
     recorded = dict(zip(program.records, rest, strict=False))
     finals = dict(zip(program.states, rest[len(recorded) : len(recorded) + len(states)], strict=True))
@@ -114,7 +130,9 @@ def _input(loop: Loop, state: LoopState, name: str, start: int, stop: int) -> Te
         device = state.neuron.clock.device
         return torch.stack(rows) if rows else torch.zeros((0, *loop.shape), dtype=loop.dtype, device=device)
     if name in loop.inputs:
-        return loop.inputs[name][start:stop].to(loop.dtype)
+        x = loop.inputs[name]
+        # A slice's gradient is a copy into zeros, even where the slice is the whole.
+        return x if (start, stop) == (0, len(x)) else x[start:stop]
     # The port is fed by the recurrent connection alone.
     like = next(iter(loop.inputs.values()))
     return torch.zeros((), dtype=loop.dtype, device=like.device).expand(stop - start, *loop.shape)

@@ -10,19 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cpu
+from . import cpu, gpu
 from .breakeven import choose_linear
 from .generated import Wanted
 from .matrix import Matrix
 from .program import PROGRAMS, Program
 from .rows import rows_of_raster
 
+BACKENDS: dict[str, Any] = {"cpu": cpu, "cuda": gpu}  # by device
 # The plain form of torch.library's: its decorator imports torch's compiler at the first call, which takes as long as
 # torch itself.
 LIBRARY = torch.library.Library("spikeloom", "DEF")
 LIBRARY.define(
     "loop(str key, int keep, int fed, Tensor[] coefficients, Tensor[] states, Tensor[] inputs, Tensor? lengths, "
-    "Tensor? weight, Tensor? bias, Tensor? last) -> Tensor[]"
+    "Tensor? weight, Tensor? bias, Tensor? last, ScalarType output_dtype) -> Tensor[]"
 )
 LIBRARY.define(
     "loop_backward(str key, int keep, int fed, int[] ports, int[] wanted, Tensor[] coefficients, Tensor[] inputs, "
@@ -42,17 +43,17 @@ def _loop(
     weight: Tensor | None,
     bias: Tensor | None,
     last: Tensor | None,
+    output_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Output, records, final states and kept states of a program; see `cpu.forward` for what goes in."""
-    y, finals, records, kept = cpu.forward(
-        PROGRAMS[key], keep, lengths, coefficients, states, inputs, fed, weight, bias, last
-    )
+    given = PROGRAMS[key], keep, lengths, coefficients, states, inputs, fed, weight, bias, last, output_dtype
+    y, finals, records, kept = BACKENDS[inputs[0].device.type].forward(*given)
     return [y, *records, *finals, kept]
 
 
-def _fake_loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last):  # type: ignore[no-untyped-def]
+def _fake_loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last, output_dtype):  # type: ignore
     program, x = PROGRAMS[key], inputs[0]
-    rows = [torch.empty_like(x, dtype=program.dtype) for _ in range(1 + len(program.records))]
+    rows = [torch.empty_like(x, dtype=d) for d in (output_dtype, *(program.dtype for _ in program.records))]
     finals = [torch.empty_like(x[0], dtype=program.dtype) for _ in states] if len(x) else [z.clone() for z in states]
     count = (x.shape[0] + keep - 1) // keep if keep else 0
     return [*rows, *finals, x.new_empty((count, len(states), x[0].numel()), dtype=program.dtype)]
@@ -78,7 +79,7 @@ def _loop_backward(
     program = PROGRAMS[key]
     records = len(program.records)
     names = Wanted(tuple(program.ports[k] for k in ports), tuple(program.coefficients[k] for k in wanted))
-    d_inputs, d_states, d_coefficients = cpu.backward(
+    d_inputs, d_states, d_coefficients = BACKENDS[inputs[0].device.type].backward(
         *(program, keep, lengths, coefficients, inputs, kept),
         *(gradients[0], gradients[1 + records :], gradients[1 : 1 + records], names, fed, weight, bias, y, last),
     )
@@ -90,14 +91,14 @@ def _loop_backward(
 def _fake_backward(key, keep, fed, ports, wanted, coefficients, inputs, kept, gradients, *_):  # type: ignore[no-untyped-def]
     program = PROGRAMS[key]
     row = inputs[0][0]
-    found = [torch.empty_like(inputs[k], dtype=program.dtype) for k in ports]
+    found = [torch.empty_like(inputs[k]) for k in ports]
     found += [torch.empty_like(row, dtype=program.dtype) for _ in program.states]
     return [*found, *(torch.empty_like(coefficients[k]) for k in wanted)]
 
 
 def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
-    key, keep, fed, coefficients, states, given, lengths, weight, bias, last = inputs
-    ctx.options = key, keep, fed, len(coefficients), len(states), len(given)
+    key, keep, fed, coefficients, states, given, lengths, weight, bias, last, output_dtype = inputs
+    ctx.options = key, keep, fed, output_dtype, len(coefficients), len(states), len(given)
     ctx.set_materialize_grads(False)
     # A recurrent layer's output is what its connection was fed.
     fed_back = (weight, bias, last, output[0]) if fed >= 0 else (None, None, None, None)
@@ -105,7 +106,7 @@ def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
 
 
 def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    key, keep, fed, *counts = ctx.options
+    key, keep, fed, output_dtype, *counts = ctx.options
     program = PROGRAMS[key]
     saved = list(ctx.saved_tensors)
     coefficients, states, inputs = ([saved.pop(0) for _ in range(n)] for n in counts)
@@ -114,7 +115,7 @@ def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     arriving = list(gradients[:-1])
     if torch.is_grad_enabled():
         tensors = (coefficients, states, inputs, weight, bias, last)
-        return _differentiable(program, fed, lengths, tensors, needs, arriving)
+        return _differentiable(program, fed, output_dtype, lengths, tensors, needs, arriving)
     wanted = [k for k in range(counts[0]) if needs[3][k]]
     ports = [k for k in range(counts[2]) if needs[5][k] or k == fed]
     found = loop_backward(
@@ -130,7 +131,7 @@ def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     d_weight = d_bias = d_last = None
     if fed >= 0:
         d_weight, d_bias, d_last = _feedback_gradients(d_inputs[fed], y, last, weight, [needs[k] for k in (7, 8, 9)])
-    return None, None, None, d_coefficients, d_states, d_inputs, None, d_weight, d_bias, d_last
+    return None, None, None, d_coefficients, d_states, d_inputs, None, d_weight, d_bias, d_last, None
 
 
 def _feedback_gradients(d_x: Tensor, y: Tensor, last: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Any, ...]:
@@ -157,12 +158,19 @@ def _product_over_time(d_x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
 
 def _differentiable(
-    program: Program, fed: int, lengths: Any, tensors: Any, needs: Any, arriving: list[Tensor | None]
+    program: Program,
+    fed: int,
+    output_dtype: torch.dtype,
+    lengths: Any,
+    tensors: Any,
+    needs: Any,
+    arriving: list[Tensor | None],
 ) -> tuple[Any, ...]:
     """The gradients by way of torch's own operations, so that they can be differentiated again."""
     coefficients, states, inputs, weight, bias, last = tensors
     with torch.enable_grad():
         out = in_torch(program, fed, lengths, coefficients, states, inputs, weight, bias, last)
+        out[0] = out[0].to(output_dtype)
         flags = (*needs[3], *needs[4], *needs[5], *needs[7:10])
         everything = (*coefficients, *states, *inputs, weight, bias, last)
         leaves = [t for t, need in zip(everything, flags, strict=True) if need]
@@ -175,7 +183,7 @@ def _differentiable(
     parts = []
     for count in (len(coefficients), len(states), len(inputs)):
         parts.append([each.pop(0) for _ in range(count)])
-    return None, None, None, *parts, None, *each
+    return None, None, None, *parts, None, *each, None
 
 
 def in_torch(
@@ -194,7 +202,7 @@ def in_torch(
     z = {f"z.{n}": s for n, s in zip(program.states, states, strict=True)}
     rows: list[dict[str, Tensor]] = []
     for t, row in enumerate(zip(*(x.unbind(0) for x in inputs), strict=True)):
-        x = list(row)
+        x = [part.to(program.dtype) for part in row]
         if fed >= 0:
             assert weight is not None and last is not None
             x[fed] = x[fed] + F.linear(rows[-1]["y"] if rows else last, weight, bias)
@@ -207,8 +215,9 @@ def in_torch(
     return [*(torch.stack([r[n] for r in rows]) if rows else empty for n in names), *z.values()]
 
 
-LIBRARY.impl("loop", _loop, "CPU")
-LIBRARY.impl("loop_backward", _loop_backward, "CPU")
+for device in ("CPU", "CUDA"):
+    LIBRARY.impl("loop", _loop, device)
+    LIBRARY.impl("loop_backward", _loop_backward, device)
 torch.library.register_fake("spikeloom::loop", _fake_loop, lib=LIBRARY)
 torch.library.register_fake("spikeloom::loop_backward", _fake_backward, lib=LIBRARY)
 torch.library.register_autograd("spikeloom::loop", _backward, setup_context=_setup, lib=LIBRARY)
