@@ -17,6 +17,8 @@ def peak(work: Callable[[], None]) -> tuple[int, str]:
     """How many bytes the resident memory rises above its present size while the work runs, and how that was found."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
+        if "spikeloom.engine.memory" in sys.modules:
+            sys.modules["spikeloom.engine.memory"].clear()  # blocks that our kernels keep would not count, either
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # or what earlier work freed would be used again, unseen
     try:
         CLEAR.write_text("5")  # the high-water mark starts again from here
