@@ -14,7 +14,11 @@ SINGLE = torch.float32
 def poisoned(monkeypatch):
     """Memory that a kernel forgets to write shows as NaN."""
     plain = memory.empty
-    monkeypatch.setattr(memory, "empty", lambda shape, dtype: plain(shape, dtype).fill_(float("nan")))
+
+    def empty(shape, dtype):
+        return plain(shape, dtype).fill_(float("nan") if dtype.is_floating_point else -1)
+
+    monkeypatch.setattr(memory, "empty", empty)
     monkeypatch.setattr(threads, "scratch", lambda size: torch.full((size,), 255, dtype=torch.uint8))
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import _functorch  # type: ignore[attr-defined]
 
 from .loop import Feedback, Loop, LoopState, Pass, ResetEdge
 from .noise import draw
 from .program import NoElementwiseForm, program_of
+from .transforms import transformed
 
 # What makes the kernels, by the kind of device.
 MODULES = {"cpu": "numba", "cuda": "triton"}
@@ -17,11 +17,6 @@ MODULES = {"cpu": "numba", "cuda": "triton"}
 
 class Unsuited(ValueError):
     """A loop that a fused engine does not run; the message says why and what does."""
-
-
-def transformed() -> bool:
-    """Whether functorch transforms or forward-mode derivatives are at work, which see single operations."""
-    return _functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def check(loop: Loop, device: str | None = None) -> None:

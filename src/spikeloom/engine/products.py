@@ -13,9 +13,9 @@ from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 
 from .convolution import Convolution
-from .fused import transformed
 from .matrix import Matrix
 from .rows import LARGEST, Rows, rows_of_raster
+from .transforms import transformed
 
 
 class Spikes(Protocol):
