@@ -40,7 +40,7 @@ PUBLIC = [
 
 # A module imports from its own level or from lower ones. `import spikeloom` itself stands on ROOT.
 ORDER = [
-    {"zero", "constraints", "distributions"},
+    {"zero", "constraints", "distributions", "unchanged"},
     {"parameters", "surrogates", "fire"},
     {"neurons"},
     {"engine"},

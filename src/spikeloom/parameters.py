@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .constraints import Constraint, unconstrained
 from .distributions import Distribution
+from .unchanged import Snapshot, same, snapshot
 from .zero import ZERO
 
 Value = float | Tensor | Distribution
@@ -118,6 +119,7 @@ class ParameterValue(nn.Module):
     def __init__(self, initial: Tensor, constraint: Constraint, scale: float, learned: bool, unit: str = ""):
         super().__init__()
         self.constraint, self.scale, self.unit = constraint, scale, unit
+        self._known: tuple[float, Snapshot, Tensor] | None = None
         self.register_buffer("initial", initial.double())
         raw = torch.zeros(initial.shape, dtype=torch.get_default_dtype())
         if learned:
@@ -131,7 +133,12 @@ class ParameterValue(nn.Module):
 
     def value(self, dt: float) -> Tensor:
         """The value in its unit, float64."""
-        return self.constraint.apply(self.raw, self.initial, self.scale, dt)
+        shot = None if self.learned else snapshot((self.raw, self.initial))
+        if shot is None:
+            return self.constraint.apply(self.raw, self.initial, self.scale, dt)
+        if self._known is None or self._known[0] != dt or not same(self._known[1], shot):
+            self._known = dt, shot, self.constraint.apply(self.raw, self.initial, self.scale, dt)
+        return self._known[2].clone()  # a caller may write to it
 
     def assign(self, value: float | Tensor, dt: float) -> None:
         """Make `value` the one that raw = 0 stands for; an optimiser's tensor stays the same object."""

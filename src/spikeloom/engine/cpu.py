@@ -17,6 +17,7 @@ FIELDS = (
     *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
     *("wanted_ports", "wanted", "fed", "fed_gradient", "weight", "back", "bias", "step", "replay", "pitch"),
 )
+PLACES = {name: k for k, name in enumerate(FIELDS)}
 # Samples of a recurrent layer that a thread takes at a time, at least: each row of weights serves them all.
 SAMPLES = 16
 # Lanes that a thread takes at a time: their states and what is recomputed of them stay in its own caches.
@@ -136,10 +137,12 @@ class Layout:
         if 0 in x.stride()[2:] or len(shape) < 2:
             self.order = list(range(len(shape)))
         self.ordered = tuple(shape[k] for k in self.order)
+        self.in_order = self.order == list(range(len(shape)))
 
     def arranged(self, x: Tensor, lead: int) -> Tensor:
         """[..., *N] with N in the order of memory, as one axis: a view where it can be, a copy where it must."""
-        x = x.permute(*range(lead), *(lead + k for k in self.order))
+        if not self.in_order:
+            x = x.permute(*range(lead), *(lead + k for k in self.order))
         if x.dim() > lead + 1:
             x = x.flatten(lead)
         elif x.dim() == lead:
@@ -147,6 +150,8 @@ class Layout:
         return x if x.stride(-1) in (0, 1) or x.shape[-1] == 1 else x.contiguous()
 
     def _empty(self, lead: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if self.in_order:
+            return memory.empty((*lead, *self.ordered), dtype)
         back = [self.order.index(k) for k in range(len(self.order))]
         return memory.empty((*lead, *self.ordered), dtype).permute(*range(len(lead)), *(len(lead) + k for k in back))
 
@@ -186,8 +191,11 @@ class Call:
         if lengths is not None:
             self.set(lengths=self.hold(lengths.to(torch.int32)).data_ptr())
         for c in coefficients:
+            if c.numel() == 1:
+                self.entry(self.hold(c).data_ptr(), 0, 0, 0)
+                continue
             c = self.hold(layout.arranged(c.expand(layout.shape), 0))
-            self.entry(c.data_ptr(), 0, 0, c.stride(-1) if c.numel() > 1 else 0)
+            self.entry(c.data_ptr(), 0, 0, c.stride(-1))
 
     def hold(self, tensor: Tensor) -> Tensor:
         self.held.append(tensor)
@@ -195,7 +203,7 @@ class Call:
 
     def set(self, **values: int) -> None:
         for name, value in values.items():
-            self.table[FIELDS.index(name)] = value
+            self.table[PLACES[name]] = value
 
     def entry(self, address: int, step: int, sample: int, inner: int) -> None:
         self.table.extend((address, step, sample, inner))

@@ -72,7 +72,7 @@ def _plain(feedback: Feedback, shape: tuple[int, ...]) -> bool:
 
 def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:
     from . import gpu
-    from .operator import loop as fused_loop
+    from .operator import run as fused_loop
 
     program, steps = program_of(loop, edge), stop - start
     neuron, shape = state.neuron, (steps, *loop.shape)
@@ -138,7 +138,7 @@ def _last(output: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
     if len(output) == 0:
         return before
     if lengths is None:
-        return output[-1]
+        return output[-1].clone()  # whoever changes the output in place leaves the state alone
     index = (lengths - 1).clamp(min=0)
     found = output[index, torch.arange(len(index), device=index.device)]
     return torch.where((lengths > 0).reshape(-1, *(1,) * (found.dim() - 1)), found, before)

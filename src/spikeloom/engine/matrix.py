@@ -70,7 +70,10 @@ class Matrix:
         return y
 
     def input_gradient(self, g: Tensor, weight: Tensor) -> Tensor:
-        return g @ weight
+        # torch's own, into memory that was used before: fresh pages would cost more than the product.
+        found = memory.empty((*g.shape[:-1], self.inputs), weight.dtype)
+        torch.mm(g.flatten(0, 1), weight, out=found.flatten(0, 1))
+        return found
 
     def weight_gradient(self, rows: Rows, g: Tensor, weight: Tensor) -> Tensor:
         size = weight.element_size()

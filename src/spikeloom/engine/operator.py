@@ -1,5 +1,6 @@
 """The fused loop as a torch operator: one node under autograd, autocast and torch.compile, on every device.
 
+In plain eager code the same node comes without the dispatcher, whose lists of tensors cost more than a small kernel.
 A backward pass that is itself to be differentiated runs the step's own torch operations instead, and so is exact.
 """
 
@@ -106,19 +107,23 @@ def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
 
 
 def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    return _gradients(ctx, ctx.needs_input_grad, gradients)
+
+
+def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """Gradients of the operator's arguments; `needs` has the shape of these."""
     key, keep, fed, output_dtype, *counts = ctx.options
     program = PROGRAMS[key]
     saved = list(ctx.saved_tensors)
     coefficients, states, inputs = ([saved.pop(0) for _ in range(n)] for n in counts)
     lengths, weight, bias, last, y, kept = saved
-    needs = ctx.needs_input_grad
     arriving = list(gradients[:-1])
     if torch.is_grad_enabled():
         tensors = (coefficients, states, inputs, weight, bias, last)
         return _differentiable(program, fed, output_dtype, lengths, tensors, needs, arriving)
     wanted = [k for k in range(counts[0]) if needs[3][k]]
     ports = [k for k in range(counts[2]) if needs[5][k] or k == fed]
-    found = loop_backward(
+    found = (loop_backward if observed() else _loop_backward)(
         *(key, keep, fed, ports, wanted, coefficients, inputs, kept, arriving, lengths, weight, bias, y, last)
     )
     d_inputs: list[Any] = [None] * counts[2]
@@ -132,6 +137,60 @@ def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     if fed >= 0:
         d_weight, d_bias, d_last = _feedback_gradients(d_inputs[fed], y, last, weight, [needs[k] for k in (7, 8, 9)])
     return None, None, None, d_coefficients, d_states, d_inputs, None, d_weight, d_bias, d_last, None
+
+
+class _Loop(torch.autograd.Function):
+    """The operator's node, with its lists of tensors spread out."""
+
+    @staticmethod
+    def forward(ctx: Any, options: Any, counts: tuple[int, int, int], *tensors: Tensor | None) -> Any:
+        key, keep, fed, output_dtype = options
+        coefficients, states, inputs, (lengths, weight, bias, last) = _split(tensors, counts)
+        given = key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last, output_dtype
+        found = _loop(*given)
+        _setup(ctx, given, found)
+        ctx.needs = ctx.needs_input_grad[2:]
+        return tuple(found[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        counts = ctx.options[4:]
+        coefficients, states, inputs, (_, *fed_back) = _split(ctx.needs, counts)
+        needs = (False, False, False, coefficients, states, inputs, False, *fed_back, False)
+        found = _gradients(ctx, needs, [*gradients, None])
+        return None, None, *found[3], *found[4], *found[5], *found[6:10]
+
+
+def _split(flat: Sequence[Any], counts: Sequence[int]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Coefficients, states, inputs, and the rest."""
+    a, b = counts[0], counts[0] + counts[1]
+    return list(flat[:a]), list(flat[a:b]), list(flat[b : b + counts[2]]), list(flat[b + counts[2] :])
+
+
+def observed() -> bool:
+    """Whether something looks on that must see one operator: a compiler, or a mode such as a tracer."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def run(
+    key: str,
+    keep: int,
+    fed: int,
+    coefficients: Sequence[Tensor],
+    states: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    lengths: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    last: Tensor | None,
+    output_dtype: torch.dtype,
+) -> Sequence[Tensor]:
+    """Output, records and final states of a program, differentiable."""
+    if observed():
+        return loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last, output_dtype)[:-1]
+    counts = len(coefficients), len(states), len(inputs)
+    rest = lengths, weight, bias, last
+    return _Loop.apply((key, keep, fed, output_dtype), counts, *coefficients, *states, *inputs, *rest)  # type: ignore
 
 
 def _feedback_gradients(d_x: Tensor, y: Tensor, last: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Any, ...]:

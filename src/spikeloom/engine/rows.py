@@ -16,6 +16,7 @@ FIELDS = (  # as in product_kernels.py, which is imported where Numba is
     *("scratch", "steps", "offsets", "time", "lines", "runs", "kernel", "plane", "last", "per_group", "image"),
     "deep",
 )
+PLACES = {name: k for k, name in enumerate(FIELDS)}
 LARGEST = 2**31 - 1  # lists are of 32-bit integers
 SAMPLE = 64  # rows that an estimate looks at
 
@@ -151,6 +152,6 @@ def call(name: str, participants: int, *entries: tuple[str, int | Tensor | None]
     return the table as it was left."""
     table = array("q", [0] * len(FIELDS))
     for field, value in entries:
-        table[FIELDS.index(field)] = value.data_ptr() if isinstance(value, Tensor) else value or 0
+        table[PLACES[field]] = value.data_ptr() if isinstance(value, Tensor) else value or 0
     threads.run(kernel("product_kernels", name), table.buffer_info()[0], participants)
     return dict(zip(FIELDS, table))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..distributions import LogNormal, Normal, Uniform
 from ..fire import Fire
 from ..parameters import Input, Noise, Param, ParameterValue, State, Value
+from ..unchanged import Snapshot, same, snapshot
 from ..zero import ZERO
 from .declarations import broadcasts, check_dt, coefficient_type, declarations, fields, size, tuple_type
 
@@ -17,6 +18,10 @@ DEFAULT_DT = 1e-3
 # Entries that the loop keeps beside the declared state: steps left in the refractory period; the noise's clock and key.
 # What is not in use is (), which holds no tensors wherever a state is walked (None would count as a leaf).
 KEPT = ("refractory", "clock", "stream")
+# What a neuron has of torch's, what is kept of what was computed, and what can be compared, among its attributes.
+MODULE = frozenset(vars(nn.Module()))
+KNOWN = ("known_values", "known_coefficients")
+PLAIN = (bool, int, float, str, type(None))
 RESERVED = (
     "shape",
     "reset",
@@ -260,6 +265,31 @@ class Neuron(nn.Module):
         """The coefficients as a named tuple in the state's precision, rounded once; `v_reset` too where it is used."""
         if self.unchecked:
             self._check_ranges(self.dt)
+        shot, options = self._fixed(dtype)
+        known = self.__dict__.get("known_coefficients")
+        if shot is not None and known is not None and options == known[1] and same(shot, known[0]):
+            return known[2]
+        found = self._compute_coefficients(dtype)
+        if shot is not None:
+            self.__dict__["known_coefficients"] = shot, options, found
+        return found
+
+    def _fixed(self, dtype: torch.dtype) -> tuple[Snapshot | None, dict[str, Any]]:
+        """All that the coefficients can depend on, where none of it is learned and all of it can be compared."""
+        own = {k: v for k, v in self.__dict__.items() if k not in MODULE and k not in KNOWN}
+        plain = all(
+            isinstance(v, PLAIN) or (isinstance(v, tuple) and all(isinstance(x, PLAIN) for x in v))
+            for v in own.values()
+        )
+        if not plain or self._parameters or self._buffers or len(self._modules) > 1:
+            return None, own
+        held = [t for name in self.params for t in (self._held(name).raw, self._held(name).initial)]
+        return snapshot(held), own | {"dtype": dtype, "class": type(self)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in KNOWN}
+
+    def _compute_coefficients(self, dtype: torch.dtype) -> Any:
         self.__dict__["known_values"] = {}
         try:
             found = dict(self.coefficients(self.dt))

@@ -1,0 +1,30 @@
+"""Whether tensors are what they were when something was computed of them, so that it need not be computed again."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
+
+Snapshot = tuple[tuple[Tensor, int], ...]
+
+
+def snapshot(tensors: Iterable[Tensor]) -> Snapshot | None:
+    """The tensors and how often each was written to; None where that does not say it all.
+
+    That is so under torch.inference_mode, a functorch transform or a mode that sees each operation, and for tensors
+    that need a gradient.
+    """
+    if torch.is_inference_mode_enabled() or torch._C._len_torch_dispatch_stack():
+        return None
+    found = []
+    for t in tensors:
+        if type(t) is not Tensor or t.requires_grad or t.is_inference() or _functorch.is_functorch_wrapped_tensor(t):
+            return None
+        found.append((t, t._version))
+    return tuple(found)
+
+
+def same(a: Snapshot, b: Snapshot) -> bool:
+    """Whether two snapshots show the same tensors with the same content."""
+    return len(a) == len(b) and all(s is t and m == n for (s, m), (t, n) in zip(a, b))
