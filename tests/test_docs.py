@@ -8,8 +8,9 @@ import pytest
 from spikeloom.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
+# Tutorials run too, at toy size: see test_tutorials.py.
 EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*EXECUTED, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [*EXECUTED, *(ROOT / "docs").glob("*/**/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(r"^```(\S*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
