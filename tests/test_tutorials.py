@@ -89,7 +89,7 @@ def test_a_toy_replaces_values_and_nothing_else(tmp_path):
 def test_results_of_other_code_are_refused(tmp_path):
     page = small(tmp_path)
     results = tutorial.run(page, tmp_path / "small", toy=True)
-    tutorial.shown(small(tmp_path, SMALL.replace("Sum,", "The sum,").replace("1_000", "1000  # many")), results)
+    tutorial.shown(small(tmp_path, SMALL.replace("Sum,", "The sum,").replace("1_000", "1_000  # many")), results)
     with pytest.raises(tutorial.TutorialError, match="make tutorials PAGE=small"):
         tutorial.shown(small(tmp_path, SMALL.replace("1_000", "2_000")), results)
     with pytest.raises(tutorial.TutorialError, match="no results yet"):
