@@ -108,12 +108,9 @@ def test_results_of_other_code_are_refused(tmp_path):
     ],
 )
 def test_a_page_that_is_not_written_as_it_should_is_refused(tmp_path, old, new, sentence):
-    import matplotlib.pyplot as plt
-
     page = small(tmp_path, SMALL.replace(old, new))
     with pytest.raises(tutorial.TutorialError, match=sentence):
         tutorial.shown(page, tutorial.run(page, tmp_path / "small", toy=True))
-    plt.close("all")
 
 
 def test_an_error_has_the_line_of_the_page(tmp_path):

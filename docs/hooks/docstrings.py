@@ -1,4 +1,4 @@
-"""Our docstrings as mkdocstrings expects them: examples between the sections, marked by >>> alone, become code blocks."""
+"""Our docstrings as mkdocstrings expects them: examples, which >>> alone marks, become blocks of code."""
 
 from __future__ import annotations
 

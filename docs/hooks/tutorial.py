@@ -147,14 +147,20 @@ def run(page: Page, into: Path, *, toy: bool) -> dict[str, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     into.mkdir(parents=True, exist_ok=True)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed, begin = [], time.perf_counter()
-    for block, tree in zip(page.blocks(), page.trees(toy)):
-        with contextlib.redirect_stdout(io.StringIO()) as output:
-            exec(compile(tree, str(page.path), "exec"), namespace)
-        printed.append(output.getvalue())
-        _save_pictures(page, block, into)
+    plt.close("all")
+    try:
+        for block, tree in zip(page.blocks(), page.trees(toy)):
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                exec(compile(tree, str(page.path), "exec"), namespace)
+            printed.append(output.getvalue())
+            _save_pictures(page, block, into)
+    finally:
+        plt.close("all")
     return {
         "fingerprint": page.fingerprint,
         "seconds": round(time.perf_counter() - begin, 1),
