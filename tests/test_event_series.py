@@ -68,6 +68,7 @@ def test_clip_shift_and_merge_are_inverse_to_each_other(weighted):
     same(series.clip(0.0, 0.2).merge(series.clip(0.2, 0.35), series.clip(0.35, 0.5)), series)
     same(series.shift(0.7).shift(-0.7), series)
     same(series.shift(0.1).clip(0.2, 0.3), series.clip(0.1, 0.2).shift(0.1))
+    assert sl.EventSeries([0.1, 0.2, 0.3]).clip(0.1, 0.3).times.tolist() == [0.1, 0.2]
     assert series.clip(0.1, 0.2).duration == pytest.approx(0.1) and len(series.merge(series)) == 2 * len(series)
     assert series.shift(3.0).to_raster().equal(series.to_raster())
     assert drawn().merge(drawn(weighted=True)).values.sum() == pytest.approx(
