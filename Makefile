@@ -1,11 +1,14 @@
 # make demo: train a spiking network on handwritten digits.   make test: lint, types, tests.
+# make docs: the documentation as a site, in site/.   make serve-docs: the same while one writes, on a local port.
+# make tutorials: the tutorials at full size, of which the site shows the results; PAGE=chirp for one (needs SPIKELOOM_DATA).
 # make bench: time spikeloom beside its peers; BENCH="--work a,b --systems spikeloom,jax" for part of it.
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 BENCH ?=
+PAGE ?=
 
-.PHONY: demo test lint types unit bench bench-peers clean
+.PHONY: demo test lint types unit docs serve-docs tutorials bench bench-peers clean
 demo: .venv/installed
 	$(BIN)/spikeloom train digits --out $(OUT)
 
@@ -21,6 +24,16 @@ types: .venv/installed
 unit: .venv/installed
 	$(BIN)/python -m pytest -n auto tests src
 
+# Each tutorial runs at toy size while the site is built. Warnings are errors.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+serve-docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+tutorials: .venv/installed
+	$(BIN)/python docs/hooks/tutorial.py $(PAGE)
+
 bench: bench-peers
 	$(BIN)/python -m benchmarks $(BENCH)
 
@@ -34,5 +47,9 @@ bench-peers: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv build dist site .pytest_cache .ruff_cache

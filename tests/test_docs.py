@@ -8,8 +8,9 @@ import pytest
 from spikeloom.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
+# Tutorials run too, at toy size: see test_tutorials.py.
 EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*EXECUTED, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [*EXECUTED, *(ROOT / "docs").glob("*/**/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(r"^```(\S*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -70,6 +71,33 @@ def test_commands_that_are_named_exist(page):
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE)) - {*targets} == set()
     assert set(re.findall(r"spikeloom train ([a-z][a-z-]+)", text)) <= set(RECIPES)
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = re.findall(r"^::: spikeloom\.(\w+)", pages, re.MULTILINE)
+    source = (ROOT / "src" / "spikeloom" / "__init__.py").read_text()
+    public = re.findall(r"^from \.\S* import \w+ as (\w+)$", source, re.MULTILINE)
+    assert len(public) > 40 and set(public) - set(shown) == set()
+
+
+def test_every_page_of_the_site_is_in_its_navigation():
+    import yaml
+
+    named = re.findall(r"[\w/-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(named) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_doctests_become_blocks_of_code():
+    pytest.importorskip("griffe", reason="the docs extra is not installed")
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("docstrings", ROOT / "docs" / "hooks" / "docstrings.py")
+    docstrings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(docstrings)
+    text = "Adds::\n\n    a + b\n\n>>> 1 + 1\n2\n\nSource: Peano."
+    fenced = "Adds:\n\n    a + b\n\n```pycon\n>>> 1 + 1\n2\n```\n\nSource: Peano."
+    assert docstrings.fenced(text) == fenced
 
 
 def test_the_readme_names_targets_and_recipes():

@@ -26,7 +26,7 @@ def test_raster_draws_each_spike_once_in_milliseconds():
     spikes = torch.zeros(10, 2, 3)
     spikes[4, 0, 1] = spikes[9, 1, 2] = spikes[0, 0, 0] = 1
     ax = plots.plot_raster(spikes, dt=2e-3, title="here")
-    marks = {tuple(point) for point in ax.collections[0].get_offsets().tolist()}
+    marks = {tuple(point) for point in ax.collections[0].get_offsets().round(9).tolist()}
     assert marks == {(8.0, 1.0), (18.0, 5.0), (0.0, 0.0)}
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title(loc="left")) == ("Time (ms)", "Neuron", "here")
     low, high = ax.get_xlim()

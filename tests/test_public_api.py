@@ -29,10 +29,12 @@ PUBLIC = [
         "Custom",
         "Dropout",
         "Erf",
+        "EventSeries",
         "Events",
     ),
     *("Exponential", "FastSigmoid", "Fire", "Gaussian", "IF", "Input", "LI", "LIF", "Layer", "LayerState"),
     *("LogNormal", "MultiGaussian", "Neuron", "Noise", "Normal", "Param", "ReLU", "Run", "Sequential", "Sigmoid"),
+    "Signal",
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),
     *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
     *("regularizers", "run", "time_constant", "unconstrained", "unit_interval"),
@@ -48,12 +50,14 @@ ORDER = [
     {"gradients", "events"},
     {"network"},
     {"encoding", "decoding", "losses", "regularizers", "initializers", "activity", "diagnostics", "plots", "datasets"},
+    {"signal"},
+    {"event_series"},
     {"training"},
     {"recipes"},
     {"explain", "doctor"},
     {"cli", "__main__"},
 ]
-ROOT = 7
+ROOT = 9
 HEAVY = (
     "lightning",
     "torchmetrics",
@@ -63,6 +67,8 @@ HEAVY = (
     "rich",
     "numba",
     "triton",
+    "scipy",
+    "pandas",
     "torch._dynamo",
 )
 

@@ -17,6 +17,7 @@ from .constraints import unit_interval as unit_interval
 from .distributions import LogNormal as LogNormal
 from .distributions import Normal as Normal
 from .distributions import Uniform as Uniform
+from .event_series import EventSeries as EventSeries
 from .events import Events as Events
 from .fire import Fire as Fire
 from .gradients import BPTT as BPTT
@@ -40,6 +41,7 @@ from .parameters import Noise as Noise
 from .parameters import Param as Param
 from .parameters import State as State
 from .parameters import parameter_groups as parameter_groups
+from .signal import Signal as Signal
 from .surrogates import ATan as ATan
 from .surrogates import Boxcar as Boxcar
 from .surrogates import Custom as Custom

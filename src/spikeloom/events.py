@@ -35,7 +35,7 @@ class Events:
 
     Events carry no gradient: an input that requires one must go in as a dense tensor.
 
-    Args of the constructor:
+    Args:
         time: [nnz] int32, step indices in 0 .. T-1.
         channel: [nnz] int32, flat indices into the channel axes N.
         offsets: [B + 1] int64, events offsets[b] .. offsets[b + 1] belong to sample b.

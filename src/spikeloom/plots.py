@@ -58,13 +58,90 @@ def plot_raster(
             )
         flat = spikes.detach().cpu().flatten(1)
         (time, neuron), (steps, size) = flat.nonzero(as_tuple=True), flat.shape
+    return plot_events(
+        dt * time.cpu().double(), neuron.cpu(), size, (0.0, dt * steps), ylabel="Neuron", title=title, ax=ax
+    )
+
+
+def plot_events(
+    times: torch.Tensor,
+    channels: torch.Tensor,
+    size: int,
+    span: tuple[float, float],
+    *,
+    ylabel: str = "Channel",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one mark for each event at a real-valued time: time across, channel upwards.
+
+    Arguments:
+        times: tensor [K] in seconds.
+        channels: integer tensor [K], from 0 to size - 1.
+        size: number of channels.
+        span: begin and end of the recording in seconds.
+        ylabel: what the channels are.
+        title: a title above the axes.
+        ax: where to draw.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+
+    >>> import torch, spikeloom as sl
+    >>> sl.plots.plot_events(torch.tensor([0.01]), torch.tensor([0]), 1, (0.0, 0.1)).get_xlabel()
+    'Time (ms)'
+    """
     ax = _axes(ax)
-    # A mark about as tall as a neuron's row: single neurons stay apart, and thousands still show.
+    factor, unit = _time_unit(*span)
+    # A mark about as tall as a channel's row: single ones stay apart, and thousands still show.
     height = min(max(150 / max(size, 1), 2.4), 14)
-    ax.scatter(1e3 * dt * time.cpu().numpy(), neuron.cpu().numpy(), s=height**2, marker="|", color="black", lw=0.8)
-    ax.set(xlabel="Time (ms)", ylabel="Neuron", xlim=(-0.01e3 * dt * steps, 1.01e3 * dt * steps))
+    ax.scatter(factor * times.numpy(), channels.numpy(), s=height**2, marker="|", color="black", lw=0.8)
+    margin = 0.01 * (span[1] - span[0])
+    ax.set(xlabel=f"Time ({unit})", ylabel=ylabel, xlim=(factor * (span[0] - margin), factor * (span[1] + margin)))
     ax.set_ylim(-0.03 * size - 0.5, 1.03 * size - 0.5)
     ax.locator_params(axis="y", integer=True)
+    return _finish(ax, title)
+
+
+def plot_signal(
+    times: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    step: bool = False,
+    unit: str = "",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a line over time for each channel, all on one axis.
+
+    Arguments:
+        times: tensor [T] in seconds.
+        values: tensor [T, *N].
+        step: each value holds until the next one.
+        unit: the unit of the values.
+        title: a title above the axes.
+        ax: where to draw.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+
+    >>> import torch, spikeloom as sl
+    >>> ax = sl.plots.plot_signal(torch.arange(100) * 1e-3, torch.rand(100, 2), unit="mV")
+    >>> ax.get_ylabel(), len(ax.lines)
+    ('Value (mV)', 2)
+    """
+    ax = _axes(ax)
+    factor, unit_of_time = _time_unit(float(times[0]), float(times[-1]))
+    lines = values.detach().cpu().flatten(1) if values.dim() > 1 else values.detach().cpu().unsqueeze(1)
+    for channel in range(lines.shape[1]):
+        colour, style = COLOURS[channel % len(COLOURS)], "steps-post" if step else "default"
+        x, y = factor * times.numpy(), lines[:, channel].numpy()
+        ax.plot(x, y, lw=1, color=colour, drawstyle=style, label=f"channel {channel}")
+    ax.set(xlabel=f"Time ({unit_of_time})", ylabel=f"Value ({unit})" if unit else "Value")
+    if 1 < lines.shape[1] <= len(COLOURS):
+        columns = min(lines.shape[1], 4)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.2, fontsize=9)
+        return _finish(ax, title, pad=6 + 18 * -(-lines.shape[1] // columns))
     return _finish(ax, title)
 
 
@@ -273,6 +350,11 @@ def _axes(ax: Axes | None, size: tuple[float, float] = (6, 3.6)) -> Axes:
     except ImportError as error:
         raise ImportError("Plots need matplotlib. Write: pip install 'spikeloom[plot]'") from error
     return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def _time_unit(start: float, stop: float) -> tuple[float, str]:
+    """Seconds for what lasts ten of them or more, else milliseconds."""
+    return (1.0, "s") if stop - start >= 10 else (1e3, "ms")
 
 
 def _finish(ax: Axes, title: str | None, pad: float = 6) -> Axes:

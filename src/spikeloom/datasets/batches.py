@@ -61,7 +61,7 @@ class BatchLoader:
         input_axis: 0 for images and the like, 1 for dense rasters [T, samples, *N]. Events need no axis.
         target_axis: 0 for labels, 1 for target series [T, samples, *N].
 
-    Returns (on iteration):
+    Returns:
         Pairs (inputs, targets) of a batch; Events stay Events.
 
     Raises:
