@@ -35,6 +35,7 @@ PUBLIC = [
     *("LogNormal", "MultiGaussian", "Neuron", "Noise", "Normal", "Param", "ReLU", "Run", "Sequential", "Sigmoid"),
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),
     *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
+    *("AdEx", "BRF", "CobaLIF", "EIF", "Izhikevich", "QIF", "RF", "Rate", "StochasticLIF"),
     *("regularizers", "run", "time_constant", "unconstrained", "unit_interval"),
 ]
 
