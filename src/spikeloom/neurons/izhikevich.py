@@ -43,9 +43,8 @@ class Izhikevich(Neuron):
             the figure. Cells of the 2003 paper: regular spiking, intrinsically bursting, chattering, fast spiking,
             low-threshold spiking, thalamo-cortical, resonator. Features of the 2004 paper: tonic spiking, phasic
             spiking, tonic bursting, phasic bursting, mixed mode, spike frequency adaptation, class 2, spike latency,
-            subthreshold oscillations, rebound spike, rebound burst, bistability, depolarizing after-potential. Other
-            arguments replace its values. (Of 2004's twenty, those with another equation or a negative `a` are left
-            out.)
+            subthreshold oscillations, rebound spike, rebound burst, bistability. Other arguments replace its values. (Of
+            2004's twenty, those are left out that have another equation, a negative `a`, or need Euler's errors.)
         a: rate of recovery, in 1/ms, above zero (0.02).
         b: sensitivity of recovery to v, in 1/ms (0.2).
         c: v after a spike, in mV (-65).
@@ -74,9 +73,9 @@ class Izhikevich(Neuron):
         "intrinsically bursting": _preset(0.02, 0.2, -55, 4, -70, 11),
         "chattering": _preset(0.02, 0.2, -50, 2, -70, 10),
         "fast spiking": _preset(0.1, 0.2, -65, 2, -70, 10),
-        "low-threshold spiking": _preset(0.02, 0.25, -65, 2, -64, 10),
-        "thalamo-cortical": _preset(0.02, 0.25, -65, 0.05, -64, 2),
-        "resonator": _preset(0.1, 0.26, -65, 2, -62),
+        "low-threshold spiking": _preset(0.02, 0.25, -65, 2, -63, 10),
+        "thalamo-cortical": _preset(0.02, 0.25, -65, 0.05, -63, 1.5),
+        "resonator": _preset(0.1, 0.26, -65, 2, -70),
         "tonic spiking": _preset(0.02, 0.2, -65, 6, -70, 14),
         "phasic spiking": _preset(0.02, 0.25, -65, 6, -64, 0.5),
         "tonic bursting": _preset(0.02, 0.2, -50, 2, -70, 15),
@@ -89,7 +88,6 @@ class Izhikevich(Neuron):
         "rebound spike": _preset(0.03, 0.25, -60, 4, -64),
         "rebound burst": _preset(0.03, 0.25, -52, 0, -64),
         "bistability": _preset(0.1, 0.26, -60, 0, -61, 0.24),
-        "depolarizing after-potential": _preset(1, 0.2, -60, -21, -70),
     }
     resets = ("zero",)
     many_spikes = False
