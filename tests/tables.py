@@ -7,7 +7,7 @@ import spikeloom as sl
 # As the others, for inputs of order one: potentials are not in mV here.
 UPSTROKE = {"e_leak": 0.0, "v_t": 0.4, "delta_t": 0.2, "v_peak": 1.0, "v_reset": 0.0}
 # A conductance of exactly 0 stands at its bound, where a finite difference has one side only.
-CONDUCTANCES = {"e_leak": 0.0, "e_exc": 2.0, "e_inh": -1.0, "g_exc_init": 0.1, "g_inh_init": 0.1}
+CONDUCTANCES = {"e_leak": 0.0, "e_exc": 2.0, "e_inh": -1.0, "g_exc_init": 0.1, "g_inh_init": 0.5}
 # name -> (class, parameters under which random input makes it fire now and then)
 NEURONS = {
     "IF": (sl.IF, {"v_th": 0.8}),

@@ -43,8 +43,8 @@ class Izhikevich(Neuron):
             the figure. Cells of the 2003 paper: regular spiking, intrinsically bursting, chattering, fast spiking,
             low-threshold spiking, thalamo-cortical, resonator. Features of the 2004 paper: tonic spiking, phasic
             spiking, tonic bursting, phasic bursting, mixed mode, spike frequency adaptation, class 2, spike latency,
-            subthreshold oscillations, rebound spike, rebound burst, bistability. Other arguments replace its values. (Of
-            2004's twenty, those are left out that have another equation, a negative `a`, or need Euler's errors.)
+            subthreshold oscillations, rebound spike, rebound burst, bistability. Other arguments replace its values.
+            (Of 2004's twenty, those are left out that have another equation, a negative `a`, or need Euler's errors.)
         a: rate of recovery, in 1/ms, above zero (0.02).
         b: sensitivity of recovery to v, in 1/ms (0.2).
         c: v after a spike, in mV (-65).

@@ -24,7 +24,7 @@ def chosen(owner: type, presets: Mapping[str, Preset], name: str | None) -> dict
     if name is None:
         return {}
     if name not in presets:
-        near = difflib.get_close_matches(str(name), presets, n=1)
+        near = difflib.get_close_matches(str(name), presets, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"{owner.__name__} has no preset {name!r}; {hint}It has: {', '.join(map(repr, presets))}.")
     return dict(presets[name].parameters)
