@@ -8,6 +8,7 @@ import torch
 from spikeloom.engine import eager
 from spikeloom.engine.generated import Wanted
 from spikeloom.engine.loop import Loop, LoopState
+from spikeloom.engine.noise import draw
 from spikeloom.engine.program import Program, program_of
 from tables import SURROGATES, make
 
@@ -52,8 +53,20 @@ class Case:
             left = torch.randint(0, 3, full).to(**as_state)
             self.state = self.state._replace(refractory=left.requires_grad_())
         self.inputs = {p: self.place(torch.randn(self.steps, *full)) for p in neuron.ports[: self.ports]}
+        self.noise = {}
+        if neuron.noises:
+            self.state = self.state._replace(**{n: getattr(self.state, n).to(self.device) for n in ("clock", "stream")})
+            self.noise = {n: self.drawn(neuron, k) for k, n in enumerate(neuron.noises)}
         self.neuron = neuron
         self.limits = torch.arange(self.batch, device=self.device) % (self.steps + 1) if self.lengths else None
+
+    def drawn(self, neuron, which):
+        """The numbers that the reference engine draws for a noise, of all steps."""
+        rows, kind = [], neuron.declared_noise[neuron.noises[which]].distribution
+        for t in range(self.steps):
+            clock, full = self.state.clock + t, (self.batch, *self.shape)
+            rows += draw(self.state.stream, clock, which, 1, full, self.dtype, kind)
+        return torch.stack(rows).to(self.kind) if rows else torch.zeros(0, self.batch, *self.shape, dtype=self.kind)
 
     def place(self, x):
         return x.to(self.kind).to(self.device).requires_grad_()
@@ -81,10 +94,15 @@ class Case:
     def program(self) -> Program:
         return program_of(self.loop, self.edge)  # type: ignore[arg-type]
 
+    @property
+    def driven(self) -> tuple[str, ...]:
+        """Ports that are fed, noise apart: what has a gradient."""
+        return tuple(n for n in self.program.ports if n not in self.noise)
+
     def leaves(self) -> list[torch.Tensor]:
         p = self.program
         return [
-            *(self.inputs[n] for n in p.ports),
+            *(self.inputs[n] for n in self.driven),
             *(getattr(self.state, n) for n in p.states),
             *(getattr(self.coefficients, n) for n in p.coefficients),
         ]
@@ -112,7 +130,7 @@ class Case:
                 self.limits,
                 [getattr(self.coefficients, n) for n in p.coefficients],
                 [getattr(self.state, n) for n in p.states],
-                [self.inputs[n] for n in p.ports],
+                [(self.inputs | self.noise)[n] for n in p.ports],
                 output_dtype=self.loop.output_dtype,
             )
         return [y, *finals, *records], kept
@@ -129,12 +147,12 @@ class Case:
                 every,
                 self.limits,
                 coefficients,
-                [self.inputs[n] for n in p.ports],
+                [(self.inputs | self.noise)[n] for n in p.ports],
                 kept,
                 arriving[0],
                 arriving[1 : 1 + states],
                 arriving[1 + states :],
-                Wanted(p.ports, p.coefficients),
+                Wanted(self.driven, p.coefficients),
             )
         d_coefficients = [d.sum_to_size(c.shape) for d, c in zip(d_coefficients, coefficients)]
         return [*d_inputs, *d_states, *d_coefficients]

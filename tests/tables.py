@@ -4,6 +4,10 @@ import torch
 
 import spikeloom as sl
 
+# As the others, for inputs of order one: potentials are not in mV here.
+UPSTROKE = {"e_leak": 0.0, "v_t": 0.4, "delta_t": 0.2, "v_peak": 1.0, "v_reset": 0.0}
+# A conductance of exactly 0 stands at its bound, where a finite difference has one side only.
+CONDUCTANCES = {"e_leak": 0.0, "e_exc": 2.0, "e_inh": -1.0, "g_exc_init": 0.1, "g_inh_init": 0.5}
 # name -> (class, parameters under which random input makes it fire now and then)
 NEURONS = {
     "IF": (sl.IF, {"v_th": 0.8}),
@@ -13,6 +17,17 @@ NEURONS = {
     "CubaLIF": (sl.CubaLIF, {"v_th": 0.1}),
     "ALIF": (sl.ALIF, {"v_th": 0.5, "increment": 0.2, "tau_adapt": 30e-3}),
     "AdLIF": (sl.AdLIF, {"v_th": 0.5, "tau_adapt": 30e-3, "q": 1.0}),
+    "QIF": (sl.QIF, {"tau_mem": 5e-3, "v_crit": 0.3, "v_peak": 1.0}),
+    "EIF": (sl.EIF, {**UPSTROKE, "tau_mem": 10e-3}),
+    "AdEx": (sl.AdEx, {**UPSTROKE, "c_m": 10.0, "g_leak": 1.0, "tau_w": 30e-3, "a": 0.2, "b": 0.1}),
+    "Izhikevich": (sl.Izhikevich, {"b": 0.22, "c": -60.0, "d": 0.5, "v_peak": -55.0, "v_init": -60.0, "bias": 5.0}),
+    "RF": (sl.RF, {"omega": 200.0, "v_th": 0.2, "tau": 30e-3}),
+    "BRF": (sl.BRF, {"omega": 100.0, "v_th": 0.2, "tau_q": 10e-3}),
+    "CobaLIF": (sl.CobaLIF, {**CONDUCTANCES, "tau_mem": 5e-3, "v_th": 0.1, "v_reset": 0.0}),
+    "Rate": (sl.Rate, {}),
+    "Rate tanh": (sl.Rate, {"activation": "tanh"}),
+    "Rate sigmoid": (sl.Rate, {"activation": "sigmoid"}),
+    "StochasticLIF": (sl.StochasticLIF, {"v_th": 0.6}),
 }
 
 SURROGATES = {

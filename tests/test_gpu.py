@@ -48,8 +48,12 @@ def _by_numpy(function):
     return call
 
 
-@pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize(("name", "reset"), SPIKING)
+# A surrogate enters a step through fire alone: all of them with some neurons, one with the others.
+FULLY = ("IF", "LIF", "CubaLIF", "ALIF", "AdLIF")
+TRIPLES = [(*pair, s) for pair in SPIKING for s in SURROGATES if pair[0] in FULLY or s == "ATan"]
+
+
+@pytest.mark.parametrize(("name", "reset", "surrogate"), TRIPLES)
 def test_every_neuron_reset_and_surrogate_is_the_reference(name, reset, surrogate):
     case = Case(name, reset, SURROGATES[surrogate], steps=3, batch=2, shape=(3,), record=("v_before_reset",))
     compare(case, gpu, 2)

@@ -37,6 +37,7 @@ PUBLIC = [
     "Signal",
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),
     *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
+    *("AdEx", "BRF", "CobaLIF", "EIF", "Izhikevich", "QIF", "RF", "Rate", "StochasticLIF"),
     *("regularizers", "run", "time_constant", "unconstrained", "unit_interval"),
 ]
 

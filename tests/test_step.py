@@ -119,8 +119,8 @@ def test_a_subclass_may_replace_and_remove_declarations():
 
     bare = Bare(3)
     assert bare.ports == ("impulse",) and "v_init" not in bare.params
-    with pytest.raises(TypeError, match="has no parameter 'v_init'"):
-        Bare(3, v_init=1.0)
+    assert sl.Layer(None, Bare(3, v_init=1.0))(torch.zeros(1, 1, 3))[1].neuron.v[0, 0] == pytest.approx(0.951229)
+    assert Bare(3, v_th=0.4, learn="v_init").v_init.item() == pytest.approx(0.2), "it begins where it was"
     assert sl.Layer(None, bare)(torch.zeros(1, 1, 3))[1].neuron.v[0, 0] == pytest.approx(0.5 * 0.951229, abs=1e-5)
 
 

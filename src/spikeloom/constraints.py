@@ -22,17 +22,18 @@ class Constraint:
     Args:
         low, high: bounds in the parameter's unit, or in steps where `in_steps`.
         logarithmic: moves are relative (for quantities that span decades).
-        in_steps: the bounds are multiples of dt.
+        in_steps: 1 where the bounds are multiples of dt, -1 where they are multiples of 1/dt, 0 where of neither.
     """
 
     low: float = -math.inf
     high: float = math.inf
     logarithmic: bool = False
-    in_steps: bool = False
+    in_steps: int = 0
 
     def bounds(self, dt: float) -> tuple[float, float]:
         """The range in the parameter's unit at time step `dt` (s)."""
-        return (self.low * dt, self.high * dt) if self.in_steps else (self.low, self.high)
+        unit = dt**self.in_steps
+        return self.low * unit, self.high * unit
 
     def default_scale(self, value: float) -> float:
         """What one unit of the raw tensor moves, where the declaration does not say."""
@@ -69,7 +70,8 @@ class Constraint:
 
     def describe(self, dt: float) -> str:
         low, high = self.bounds(dt)
-        steps = f", which is {self.low:g} to {self.high:g} steps of dt = {dt:g} s" if self.in_steps else ""
+        unit = {1: f"steps of dt = {dt:g} s", -1: f"in one step of dt = {dt:g} s"}.get(self.in_steps)
+        steps = f", which is {self.low:g} to {self.high:g} {unit}" if unit else ""
         return f"from {low:g} to {high:g}{steps}"
 
 
@@ -77,7 +79,7 @@ unconstrained = Constraint()
 non_negative = Constraint(0.0)
 positive = Constraint(1e-30, 1e30, logarithmic=True)
 unit_interval = Constraint(0.0, 1.0)
-time_constant = Constraint(0.1, 1e4, logarithmic=True, in_steps=True)
+time_constant = Constraint(0.1, 1e4, logarithmic=True, in_steps=1)
 
 
 def between(low: float, high: float, *, logarithmic: bool = False) -> Constraint:

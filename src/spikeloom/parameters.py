@@ -77,8 +77,8 @@ class State:
 
     Args:
         init: its value before the first step: a number or a `Param` (either can be learned, under the name of the state
-            followed by `_init`), the name of one of the neuron's parameters, or a function of the neuron that
-            returns a tensor.
+            followed by `_init`), or the name of one of the neuron's parameters, or a function of the neuron that
+            returns a tensor; these two hold where the initial value is neither given nor learned under that name.
         unit: unit of the variable.
     """
 
@@ -102,11 +102,12 @@ class Noise:
     """Noise drawn afresh for each step and neuron from a counter, so that every engine draws the same.
 
     Args:
-        distribution: "normal" (zero mean, unit variance).
+        distribution: "normal" (zero mean, unit variance), or "gumbel" (-ln E with E ~ Exp(1): mean 0.577, variance
+            pi^2 / 6).
         amplitude: name of the optional parameter that scales it; where that is absent nothing is drawn.
     """
 
-    distribution: Literal["normal"] = "normal"
+    distribution: Literal["normal", "gumbel"] = "normal"
     amplitude: str | None = None
 
 

@@ -21,7 +21,8 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) ->
         for which, name in enumerate(loop.neuron.noises):
             if not noise.get(name):
                 ahead = stop - start - t
-                noise[name] = draw(state.neuron.stream, state.neuron.clock, which, ahead, loop.shape, loop.dtype)
+                kind = loop.neuron.declared_noise[name].distribution
+                noise[name] = draw(state.neuron.stream, state.neuron.clock, which, ahead, loop.shape, loop.dtype, kind)
         inputs: dict[str, Any] = {name: row[t].to(loop.dtype) for name, row in rows.items()}
         recurrent = state.recurrent
         if loop.feedback is not None:

@@ -121,7 +121,8 @@ def _input(loop: Loop, state: LoopState, name: str, start: int, stop: int) -> Te
         which, rows = loop.neuron.noises.index(name), []
         while len(rows) < stop - start:
             clock = state.neuron.clock + len(rows)
-            rows += draw(state.neuron.stream, clock, which, stop - start - len(rows), loop.shape, loop.dtype)
+            ahead, kind = stop - start - len(rows), loop.neuron.declared_noise[name].distribution
+            rows += draw(state.neuron.stream, clock, which, ahead, loop.shape, loop.dtype, kind)
         device = state.neuron.clock.device
         return torch.stack(rows) if rows else torch.zeros((0, *loop.shape), dtype=loop.dtype, device=device)
     if name in loop.inputs:

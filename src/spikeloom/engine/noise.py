@@ -46,13 +46,20 @@ def streams(seed: int, layer: str, batch: int, device: torch.device) -> Tensor:
 
 
 def draw(
-    stream: Tensor, clock: Tensor, which: int, steps: int, shape: tuple[int, ...], dtype: torch.dtype
+    stream: Tensor,
+    clock: Tensor,
+    which: int,
+    steps: int,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    distribution: str = "normal",
 ) -> list[Tensor]:
-    """Standard normal numbers [B, *N] for each of the next steps, at most `steps` of them.
+    """Numbers [B, *N] for each of the next steps, at most `steps` of them.
 
     Args:
         stream, clock: key and steps already taken, int64 [B, 1, ...].
         which: number of the noise in its neuron. shape: (B, *N).
+        distribution: "normal" or "gumbel", as `Noise` has it.
     """
     batch, lanes = shape[0], math.prod(shape[1:])
     groups = torch.arange(-(-lanes // 4), dtype=torch.int64, device=clock.device)
@@ -62,10 +69,22 @@ def draw(
     key = stream.reshape(1, batch, 1)
     counter = torch.broadcast_tensors(groups, step, torch.full_like(step, which), torch.zeros_like(step))
     words = [(word.double() + 0.5) / 2**32 for word in philox(counter, (key & MASK, key >> 32))]  # type: ignore[arg-type]
-    # Box and Muller; the half keeps the logarithm's argument off zero.
-    normal = []
+    # The half keeps the logarithm's argument off zero.
+    flat = torch.stack(DISTRIBUTIONS[distribution](words), -1).flatten(-2)[..., :lanes]
+    return list(flat.to(dtype).reshape(rows, *shape).unbind(0))
+
+
+def _normal(words: list[Tensor]) -> list[Tensor]:
+    """Box and Muller."""
+    found = []
     for radius, angle in ((words[0], words[1]), (words[2], words[3])):
         length, turn = torch.sqrt(-2 * torch.log(radius)), 2 * math.pi * angle
-        normal += [length * torch.cos(turn), length * torch.sin(turn)]
-    flat = torch.stack(normal, -1).flatten(-2)[..., :lanes]
-    return list(flat.to(dtype).reshape(rows, *shape).unbind(0))
+        found += [length * torch.cos(turn), length * torch.sin(turn)]
+    return found
+
+
+def _gumbel(words: list[Tensor]) -> list[Tensor]:
+    return [-torch.log(-torch.log(word)) for word in words]
+
+
+DISTRIBUTIONS = {"normal": _normal, "gumbel": _gumbel}

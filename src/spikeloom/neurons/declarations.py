@@ -65,5 +65,7 @@ def tuple_type(owner: type, suffix: str, names: tuple[str, ...], defaults: int =
 
 
 @lru_cache(maxsize=256)
-def coefficient_type(names: tuple[str, ...]) -> Callable[..., Any]:
-    return namedtuple("Coefficients", names)  # type: ignore[misc]
+def coefficient_type(names: tuple[str, ...], structure: tuple[tuple[str, Any], ...] = ()) -> Callable[..., Any]:
+    """A named tuple of coefficients; what gives the step its form, and is no number of it, belongs to the type."""
+    base = namedtuple("Coefficients", names)  # type: ignore[misc]
+    return type("Coefficients", (base,), {"__slots__": (), **dict(structure)})

@@ -1,4 +1,6 @@
-"""Exact propagators of linear membranes and synapses over one step, in float64."""
+"""Exact propagators of linear membranes and synapses over one step, in float64; bounds within a step."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,3 +30,9 @@ def synaptic_gain(dt: float, tau_mem: Tensor, tau_syn: Tensor) -> Tensor:
     series = 1 + d / 2 * (1 + d / 3 * (1 + d / 4 * (1 + d / 5 * (1 + d / 6 * (1 + d / 7)))))
     phi = torch.where(near, series, torch.expm1(safe) / safe)
     return dt / tau_mem * torch.exp(-dt / tau_syn) * phi
+
+
+def bounded(v: Tensor, low: Any, high: Any) -> Tensor:
+    """`v` between coefficients: torch's clamp takes numbers alone, or changes tensors in place on the way back."""
+    v = torch.where(v < high, v, high)
+    return torch.where(v > low, v, low)

@@ -68,6 +68,10 @@ class Neuron(nn.Module):
     membrane: ClassVar[str] = "v"
     resets: ClassVar[tuple[str, ...]] = ("subtract", "zero", "none")
     spiking: ClassVar[bool] = True
+    # Whether multiples of the threshold mean anything: not where it is in mV, or drawn afresh in each step.
+    many_spikes: ClassVar[bool] = True
+    # Names of attributes (a number of sub-steps, an activation) that give the step its form; it sees them as c.NAME.
+    structure: ClassVar[tuple[str, ...]] = ()
 
     declared_params: ClassVar[dict[str, Param]] = {}
     declared_states: ClassVar[dict[str, State]] = {}
@@ -84,14 +88,18 @@ class Neuron(nn.Module):
             init = vars(state)["init"]
             if isinstance(init, int | float | Tensor | Param):
                 param = init if isinstance(init, Param) else Param(init, unit=state.unit)
-                param.name = f"{name}_init"
-                setattr(cls, param.name, param)
-                params[param.name] = param
-            elif not callable(init) and (init not in params or params[init].optional):
+            elif callable(init) or (init in params and not params[init].optional):
+                # Given or learned, it takes the place of what the declaration names.
+                param = Param(unit=state.unit, optional=True)
+            else:
                 raise TypeError(
                     f"{cls.__name__} declares {name} = State(init={init!r}); expected a number, a Param, a function of "
                     "the neuron, or the name of one of its parameters that is not optional."
                 )
+            param.name = f"{name}_init"
+            if isinstance(init, int | float | Tensor | Param) or param.name not in params:
+                setattr(cls, param.name, param)
+                params[param.name] = param
         for name in (*params, *states, *found[Input], *found[Noise]):
             if name in KEPT or name in RESERVED or hasattr(Neuron, name) or hasattr(nn.ModuleDict, name):
                 raise TypeError(f"{cls.__name__} declares {name!r}, a name that the library or torch uses; rename it.")
@@ -128,6 +136,8 @@ class Neuron(nn.Module):
                 raise ValueError(f"{name} got {what}={count!r}; expected a whole number of {least} or more{hint}.")
         if not self.spiking and (refractory or max_spikes > 1):
             raise ValueError(f"{name} never fires, so it takes no refractory period and no max_spikes.")
+        if max_spikes > 1 and not self.many_spikes:
+            raise ValueError(f"{name} fires once in a step at most; leave max_spikes out, or take a shorter dt.")
         if refractory and self.membrane not in self.declared_states:
             raise ValueError(
                 f"{name} has no state named {self.membrane!r} to hold; name it in the class: membrane = ..."
@@ -147,6 +157,9 @@ class Neuron(nn.Module):
         for key, declared in self.declared_params.items():
             value = parameters.get(key, declared)
             if key in parameters or key in learned or not declared.optional:
+                if value is declared and declared.optional and key.removesuffix("_init") in self.declared_states:
+                    # A learned initial state starts where it would have been.
+                    value = self._begin(key.removesuffix("_init")).detach()
                 self.params[key] = self._build(key, declared, value, key in learned)
 
     def _check_names(self, names: Any, what: str) -> None:
@@ -187,6 +200,15 @@ class Neuron(nn.Module):
     def learned(self) -> tuple[str, ...]:
         """Names of the parameters that are trained."""
         return tuple(name for name in self.params if self._held(name).learned)
+
+    def _begin(self, state: str) -> Tensor:
+        """A state's value before the first step."""
+        init = vars(self.declared_states[state])["init"]
+        if f"{state}_init" in self.params:
+            return self._held(f"{state}_init").value(self.dt)
+        if callable(init):
+            return torch.as_tensor(init(self))
+        return self._held(init).value(self.dt)
 
     def _held(self, name: str) -> ParameterValue:
         held = self.params[name]
@@ -299,17 +321,14 @@ class Neuron(nn.Module):
             found["v_reset"] = self._held("v_reset").value(self.dt) if "v_reset" in self.params else 0.0
         # Numbers become tensors, so that no trace of the step holds one as a constant.
         rounded = {k: _round(v, dtype) for k, v in found.items()}
-        return coefficient_type(tuple(rounded))(**rounded)
+        structure = tuple((name, getattr(self, name)) for name in self.structure)
+        return coefficient_type(tuple(rounded), structure)(**rounded)
 
     def initial_state(self, batch: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
         """The state before the first step, [batch, *shape] each; gradients reach learned initial values."""
 
-        def start(name: str, init: Any) -> Tensor:
-            if callable(init):
-                value = torch.as_tensor(init(self))
-            else:
-                value = self._held(init if isinstance(init, str) else f"{name}_init").value(self.dt)
-            return value.to(device=device, dtype=dtype).expand(batch, *shape)
+        def start(name: str) -> Tensor:
+            return self._begin(name).to(device=device, dtype=dtype).expand(batch, *shape)
 
         kept: dict[str, Tensor] = {}
         if self.refractory:
@@ -318,7 +337,7 @@ class Neuron(nn.Module):
             kept["clock"] = torch.zeros((batch, *(1,) * len(shape)), dtype=torch.int64, device=device)
             # Replaced by the layer, which knows the seed.
             kept["stream"] = torch.zeros_like(kept["clock"])
-        states = {name: start(name, vars(state)["init"]) for name, state in self.declared_states.items()}
+        states = {name: start(name) for name in self.declared_states}
         return type(self).state_type(**states, **kept)
 
     @property
