@@ -16,6 +16,7 @@ NEURONS = {
     "CubaLI": (sl.CubaLI, {}),
     "CubaLIF": (sl.CubaLIF, {"v_th": 0.1}),
     "ALIF": (sl.ALIF, {"v_th": 0.5, "increment": 0.2, "tau_adapt": 30e-3}),
+    "CubaALIF": (sl.CubaALIF, {"v_th": 0.1, "increment": 0.05, "tau_adapt": 30e-3}),
     "AdLIF": (sl.AdLIF, {"v_th": 0.5, "tau_adapt": 30e-3, "q": 1.0}),
     "QIF": (sl.QIF, {"tau_mem": 5e-3, "v_crit": 0.3, "v_peak": 1.0}),
     "EIF": (sl.EIF, {**UPSTROKE, "tau_mem": 10e-3}),

@@ -4,6 +4,7 @@ from . import datasets as datasets
 from . import decoding as decoding
 from . import diagnostics as diagnostics
 from . import encoding as encoding
+from . import exact as exact
 from . import initializers as initializers
 from . import losses as losses
 from . import plots as plots
@@ -39,6 +40,7 @@ from .neurons import RF as RF
 from .neurons import AdEx as AdEx
 from .neurons import AdLIF as AdLIF
 from .neurons import CobaLIF as CobaLIF
+from .neurons import CubaALIF as CubaALIF
 from .neurons import CubaLI as CubaLI
 from .neurons import CubaLIF as CubaLIF
 from .neurons import Izhikevich as Izhikevich

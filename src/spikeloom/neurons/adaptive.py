@@ -1,4 +1,4 @@
-"""Neurons that adapt: ALIF by its threshold, AdLIF by a current."""
+"""Neurons that adapt: ALIF and CubaALIF by their threshold, AdLIF by a current."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from torch import Tensor
 from ..constraints import time_constant
 from ..fire import Fire
 from ..parameters import Param, State
+from .cuba import CubaLIF, synapse_and_membrane
 from .integration import decay, rise
 from .lif import LIF, membrane
 
@@ -49,6 +50,47 @@ class ALIF(LIF):
         a = c.rho * z.a
         s, v = fire(membrane(c, z, x), c.v_th + a, subtract=c.v_th)
         return s, {"v": v, "a": a + c.increment * s}
+
+
+class CubaALIF(CubaLIF):
+    """Current-based leaky integrate-and-fire neuron with adaptive threshold.
+
+        tau_syn dI/dt = -I;   tau_mem dV/dt = -V + I + b;   a spike of weight w: I += w
+        tau_adapt da/dt = -a;   V > v_th + a: fire, reset, a += increment
+
+    Ports and integration as in `CubaLI`, exact over a step; threshold and reset as in `ALIF`.
+
+    Args:
+        shape, reset, refractory, max_spikes, comparator, learn, dt: see `Neuron`.
+        tau_mem, tau_syn, v_th, v_reset, bias, noise, i_init, v_init: see `CubaLIF`.
+        tau_adapt: time constant of the adaptation in s (200 ms).
+        increment: what a spike adds to the threshold (0.1).
+        a_init: adaptation before the first step (0).
+
+    Raises:
+        TypeError, ValueError: see `Neuron`.
+
+    Source: Bellec et al. 2018, arXiv:1803.09574 (threshold); Rotter & Diesmann 1999, doi:10.1007/s004220050570.
+
+    >>> import torch, spikeloom as sl
+    >>> spikes, state = sl.Layer(torch.nn.Linear(8, 3, bias=False), sl.CubaALIF(3))(torch.ones(10, 2, 8))
+    >>> state.neuron._fields[:3]
+    ('i', 'v', 'a')
+    """
+
+    tau_adapt = Param(200e-3, unit="s", constraint=time_constant)
+    increment = Param(0.1)
+    a = State()
+
+    def coefficients(self, dt: float) -> dict[str, Any]:
+        return {**super().coefficients(dt), "rho": decay(dt, self.tau_adapt), "increment": self.increment}
+
+    @staticmethod
+    def step(c: Any, z: Any, x: Any, fire: Fire) -> tuple[Tensor, dict[str, Tensor]]:
+        i, v = synapse_and_membrane(c, z, x)
+        a = c.rho * z.a
+        s, v = fire(v, c.v_th + a, subtract=c.v_th)
+        return s, {"i": i, "v": v, "a": a + c.increment * s}
 
 
 class AdLIF(LIF):
