@@ -31,6 +31,7 @@ PUBLIC = [
         "Dropout",
         "Erf",
         "EventSeries",
+        "EventProp",
         "Events",
         "exact",
     ),

@@ -22,6 +22,7 @@ from .event_series import EventSeries as EventSeries
 from .events import Events as Events
 from .fire import Fire as Fire
 from .gradients import BPTT as BPTT
+from .gradients import EventProp as EventProp
 from .gradients.bptt import detach as detach
 from .network import Dropout as Dropout
 from .network import Layer as Layer

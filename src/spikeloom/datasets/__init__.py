@@ -11,3 +11,4 @@ from spikeloom.datasets.mnist import data_directories as data_directories
 from spikeloom.datasets.mnist import fashion_mnist as fashion_mnist
 from spikeloom.datasets.mnist import mnist as mnist
 from spikeloom.datasets.patterns import rate_patterns as rate_patterns
+from spikeloom.datasets.yin_yang import yin_yang as yin_yang

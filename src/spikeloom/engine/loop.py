@@ -30,11 +30,13 @@ class Source:
         module: the connection, or None where the input is passed on.
         presynaptic: what went into it, [T, B, *N_in], a tensor or `Events`.
         state: its state before the call, or ().
+        call: applies the connection to such an input: y [T, B, *N].
     """
 
     module: nn.Module | None
     presynaptic: Any
     state: Any = ()
+    call: Callable[[Any], Tensor] = lambda x: x
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ class Loop:
 
 
 class Pass(NamedTuple):
-    """What a pass yields: output [T, B, *N], the state after it, and the records, [T, B, *N] each."""
+    """What a pass yields: output [T, B, *N], the state after it, the records, [T, B, *N] each, and what a rule counted."""
 
     output: Tensor
     state: LoopState
     records: dict[str, Tensor]
+    counts: dict[str, int] = {}  # noqa: RUF012 (never written to)
 
 
 Engine = Callable[[Loop, LoopState, int, int, ResetEdge], Pass]

@@ -30,6 +30,7 @@ class Context:
     records: dict[str, list[Tensor]] = field(default_factory=dict)
     engines: dict[str, str] = field(default_factory=dict)
     products: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
     calls: dict[str, int] = field(default_factory=dict)
 

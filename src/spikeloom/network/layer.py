@@ -1,6 +1,7 @@
 """A layer: connection, neuron, and a recurrent connection if wanted."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from ..neurons.declarations import broadcasts
 from ..surrogates import Smooth, SpikeFunction, SuperSpike, Surrogate
 from .context import ACTIVE, Context
 from .eagerly import eagerly
-from .modules import absent, apply, densify, has_memory
+from .modules import absent, apply, densify, has_memory, product
 
 
 class LayerState(NamedTuple):
@@ -167,9 +168,11 @@ class Layer(nn.Module):
             record=tuple(name for name in wanted if name != "presynaptic"),
         )
         engine = choose(context.engine)
-        output, end, records = context.gradient(loop, begin, engine)
+        output, end, records, counts = context.gradient(loop, begin, engine)
         final = LayerState(end.neuron, end.feedback, end.recurrent, connection_state, end.rule)
         context.engines[path], context.final[path] = engine.name, final
+        if counts:
+            context.counts[path] = counts
         if "presynaptic" in wanted:
             source = next(iter(sources.values()))
             records = {**records, "presynaptic": densify(source.presynaptic, source.module)}
@@ -191,7 +194,7 @@ class Layer(nn.Module):
             inputs[port], after = apply(module, value, before)
             if isinstance(inputs[port], Events):
                 inputs[port] = densify(inputs[port], module)
-            sources[port] = Source(module, value, before)
+            sources[port] = Source(module, value, before, partial(product, module))
             self._check_shape(inputs[port], next(iter(inputs.values())))
             if not absent(after):
                 states[port] = after

@@ -43,6 +43,11 @@ def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
     return y.unflatten(0, x.shape[:2]), ()
 
 
+def product(module: nn.Module | None, x: Any) -> Tensor:
+    """A module without memory on [T, B, ...], as a tensor."""
+    return densify(apply(module, x)[0], module)
+
+
 def densify(x: Any, module: nn.Module | None) -> Tensor:
     """Input as a tensor of floating point numbers: spikes that come as events, booleans or integers are converted."""
     parameters = module.parameters() if module is not None else iter(())

@@ -27,6 +27,7 @@ class Run:
         records: "path.name" -> [T, B, *N] for each recorded name; differentiable like the output.
         engines: path of each layer -> the engine that ran it.
         products: path of each connection that could take events -> how it was computed, and why.
+        counts: path of each layer -> what its gradient rule counted: `EventProp` counts "spikes", and "clamped" ones.
         seed: the seed from which noise was drawn, None where there was none.
         dt: time step in s.
     """
@@ -36,6 +37,7 @@ class Run:
     records: dict[str, Tensor]
     engines: dict[str, str]
     products: dict[str, str]
+    counts: dict[str, dict[str, int]]
     seed: int | None
     dt: float
 
@@ -68,7 +70,7 @@ def run(
         lengths: steps of each sample, whole numbers [B]: past its end its state stands still and its output is 0.
         record: names to record in every layer that has them ("v", "i", "spikes", "output", "input", "v_before_reset"),
             or single ones by path ("0.v").
-        gradient: gradient rule (default `BPTT()`).
+        gradient: gradient rule, `BPTT()` (default) or `EventProp()`.
         engine: "auto" or the name of an engine, which then runs or raises.
         surrogate: one to use in all layers instead of their own.
         seed: seed of declared noise (default: drawn from torch's generator). A state that is passed on carries its
@@ -132,7 +134,7 @@ def run(
         raise ValueError(f"got states of {unused}, which no layer used; layers that ran: {sorted(context.final)}.")
     output, final = result if threads_itself else (result, context.final)
     records = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in context.records.items()}
-    return Run(output, final, records, context.engines, context.products, context.seed, found)
+    return Run(output, final, records, context.engines, context.products, context.counts, context.seed, found)
 
 
 def _without_padding(inputs: Any, lengths: Tensor) -> Any:

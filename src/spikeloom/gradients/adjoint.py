@@ -1,0 +1,388 @@
+"""EventProp's one autograd node: a loop forward on its engine, and the adjoint's loop back on the same."""
+
+import dataclasses
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..engine import Engine, Feedback, Loop, LoopState
+from ..neurons import CubaALIF
+from ..neurons.declarations import coefficient_type
+from ..zero import ZERO
+from .costate import AdaptiveCostate, Costate
+from .meaning import check_gradient
+from .parameters import coefficient_gradients
+from .places import Places
+
+
+class Job:
+    """What one call of the rule needs in both passes, and no raster.
+
+    Its tensors, in the order in which autograd is to see them: presynaptic raster, parameters of the connection,
+    coefficients, states, last output, and weight and bias (or the parameters) of the recurrent connection.
+    """
+
+    def __init__(self, rule: Any, loop: Loop, state: LoopState, engine: Engine):
+        self.rule, self.loop, self.state, self.engine = rule, loop, state, engine
+        (source,) = loop.sources.values() if loop.sources else (None,)
+        self.source, neuron = source, loop.neuron
+        self.adaptive = isinstance(neuron, CubaALIF)
+        self.states = ("i", "v", "a") if self.adaptive else ("i", "v")
+        self.records = tuple(n for n in loop.record if n in self.states)
+        self.known = tuple(
+            n for n, c in zip(loop.coefficients._fields, loop.coefficients, strict=True) if c is not ZERO
+        )
+        x = None if source is None else source.presynaptic
+        x = x if isinstance(x, Tensor) else torch.empty(0)
+        module, back = None if source is None else source.module, loop.feedback
+        groups = {
+            "x": [x],
+            "connection": [] if module is None else list(module.parameters()),
+            "coefficients": [getattr(loop.coefficients, n) for n in self.known],
+            "states": [getattr(state.neuron, n) for n in self.states],
+            "last": [] if back is None else [state.feedback],
+            "recurrent": [] if back is None else _recurrent_tensors(back),
+        }
+        self.sizes = {name: len(group) for name, group in groups.items()}
+        self.tensors = [t for group in groups.values() for t in group]
+        self.counts: dict[str, int] = {}
+        self.plain: dict[str, Tensor] = {}
+        self.end: Any = None
+
+    def grouped(self, flat: Any) -> dict[str, list[Any]]:
+        left = list(flat)
+        return {name: [left.pop(0) for _ in range(size)] for name, size in self.sizes.items()}
+
+    def coefficient(self, name: str) -> Tensor:
+        return getattr(self.loop.coefficients, name)
+
+
+def _recurrent_tensors(back: Feedback) -> list[Tensor]:
+    if back.weight is None:
+        return list(back.module.parameters())
+    bias: Any = back.module.bias
+    return [back.weight] if bias is None else [back.weight, bias]
+
+
+class Node(torch.autograd.Function):
+    """From all that a job names to output, differentiable records and final states."""
+
+    @staticmethod
+    def forward(ctx: Any, job: Job, *tensors: Tensor) -> Any:
+        loop, spiking = job.loop, job.loop.neuron.spiking
+        more = [n for n in (("i", "a") if job.adaptive else ("i",)) if spiking and n not in loop.record]
+        wanted = dataclasses.replace(loop, record=(*loop.record, *more))
+        passed = job.engine(wanted, job.state, 0, loop.steps, "flow")
+        kept: list[Any] = []
+        if spiking:
+            fired = Places.of(passed.output)
+            kept = [fired.index, *_slopes(job, fired, passed.records)]
+        presynaptic = None if job.source is None else job.source.presynaptic
+        ctx.needed = job.grouped(ctx.needs_input_grad[1:])
+        if isinstance(presynaptic, Tensor) and any(any(flags) for flags in ctx.needed.values()):
+            places = Places.of(presynaptic)
+            kept += [places.index, places.value]
+            job.like = presynaptic.new_empty(0)
+            job.input_shape = presynaptic.shape
+            presynaptic = None
+        job.events, job.output_shape = presynaptic, passed.output.shape
+        groups = job.grouped(tensors)
+        ctx.save_for_backward(*kept, *(t for name, g in groups.items() if name != "x" for t in g))
+        job.end, job.tensors = passed.state, []
+        job.plain = {n: r for n, r in passed.records.items() if n in loop.record and n not in job.records}
+        job.loop = dataclasses.replace(loop, inputs={}, sources={})
+        ctx.job, ctx.event_gradient, ctx.kept = job, True, len(kept)
+        ctx.set_materialize_grads(False)
+        finals = [getattr(passed.state.neuron, n) for n in job.states]
+        return (passed.output, *(passed.records[n] for n in job.records), *finals)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        job, saved = ctx.job, ctx.saved_tensors
+        kept, flat = list(saved[: ctx.kept]), saved[ctx.kept :]
+        groups = job.grouped([torch.empty(0), *flat])
+        spikes = (
+            Spikes(Places(kept.pop(0), None, job.output_shape), *(kept.pop(0) for _ in range(3)))
+            if (job.loop.neuron.spiking)
+            else None
+        )
+        arriving = dict(zip(("output", *job.records), gradients, strict=False))
+        finals = dict(zip(job.states, gradients[1 + len(job.records) :], strict=True))
+        back = _Back(job, ctx.needed, groups, spikes, arriving, finals)
+        back.run()
+        inputs = Places(*kept, job.input_shape) if kept else None
+        found = back.gradients(inputs)
+        return (None, *(g for name in job.sizes for g in found[name]))
+
+
+@dataclasses.dataclass
+class Spikes:
+    """Of each spike: where, 1 / g'-, (V'+ - kept a'-) / g'-, and V- - V+."""
+
+    places: Places
+    jump: Tensor
+    after: Tensor
+    fall: Tensor
+
+
+def _slopes(job: Job, fired: Places, records: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the adjoint needs of each spike. The membrane is taken to be at its threshold; the current after the
+    refractory period is that of its last step."""
+    loop, neuron, dtype = job.loop, job.loop.neuron, job.loop.dtype
+
+    def number(name: str) -> Any:
+        return fired.of_neuron(getattr(neuron, name), dtype) if name in neuron.params else 0.0
+
+    tau, bias, v_th = number("tau_mem"), number("bias"), number("v_th")
+    i = fired.take(records["i"])
+    step = fired.index.long() // max(1, fired.row)
+    later = (loop.steps - 1 - step).clamp(max=neuron.refractory)
+    released = records["i"].reshape(-1)[fired.index.long() + later * fired.row]
+    a = fired.take(records["a"]) - number("increment") if job.adaptive else torch.zeros_like(i)
+    fading = a / number("tau_adapt") if job.adaptive else a
+    reset = number("v_reset") + torch.zeros_like(i) if neuron.reset == "zero" else a
+    rising = i + bias - v_th - a + tau * fading
+    floor = job.rule.epsilon * v_th.abs()
+    job.counts.update(spikes=len(i), clamped=int((rising < floor).sum()))
+    before = torch.maximum(rising, floor) / tau
+    after = (released + bias - reset) / tau
+    if neuron.reset != "zero":
+        after = after + fading
+    return 1 / before, after / before, v_th + a - reset
+
+
+class _Back:
+    """The adjoint's loop, and what comes of it."""
+
+    def __init__(self, job: Job, needed: Any, groups: Any, spikes: Spikes | None, arriving: Any, finals: Any):
+        self.job, self.needed, self.groups, self.spikes = job, needed, groups, spikes
+        self.arriving, self.finals, self.loop = arriving, finals, job.loop
+        self.shape, self.dtype = job.output_shape, job.loop.dtype
+        self.device = groups["states"][0].device
+
+    def zeros(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+    def by_state(self) -> dict[str, Tensor]:
+        """dL/dV, dL/dI and dL/da at the end of each step, by the loss and by the state that was passed on."""
+        found: dict[str, Tensor] = {}
+        given = {name: self.arriving.get(name) for name in self.job.states}
+        if self.spikes is None and self.arriving["output"] is not None:
+            g = self.arriving["output"]
+            given["v"] = g if given["v"] is None else given["v"] + g
+        alive = self.loop.alive
+        for name, g in given.items():
+            last = self.finals[name]
+            if g is None and last is None:
+                continue
+            total = self.zeros() if g is None else g.to(self.dtype)
+            if alive is not None:
+                total = torch.where(alive, total, torch.zeros((), dtype=self.dtype, device=self.device))
+            if last is not None and len(total):
+                total = total.clone()
+                if alive is None:
+                    total[-1] += last
+                else:
+                    # Samples of no steps have none; theirs goes straight to the state before.
+                    ends = alive.sum(0).reshape(-1)
+                    some = (ends > 0).nonzero().squeeze(1)
+                    total[ends[some] - 1, some] += last[some]
+            found[name] = total
+        return found
+
+    def held(self) -> Tensor | None:
+        """1 in the steps of the refractory period."""
+        span, spikes = self.loop.neuron.refractory, self.spikes
+        if not span or spikes is None:
+            return None
+        held, index = self.zeros().reshape(-1), spikes.places.index.long()
+        for k in range(1, span + 1):
+            later = index + k * spikes.places.row
+            held[later[later < len(held)]] = 1.0
+        held = held.reshape(self.shape)
+        for k in range(min(span, len(held))):
+            held[k] = torch.maximum(held[k], (self.job.state.neuron.refractory > k).to(held))
+        return held
+
+    def run(self) -> None:
+        """Everything with time reversed: step t of the loop is step T - 1 - t of the pass."""
+        job, spikes, loop = self.job, self.spikes, self.loop
+        self.by, self.still = self.by_state(), self.held()
+        on, ports = dict(self.by), {}
+        if self.still is not None:
+            ports["held"] = self.still.flip(0)
+            if "v" in on:
+                on["v"] = on["v"] * (1 - self.still)  # there V is v_reset, whatever the spike's time
+        ports |= {f"on_{name}": g.flip(0) for name, g in on.items()}
+        if spikes is not None:
+            ports |= self._jumps(spikes, on.get("v"))
+        if not ports:
+            ports["spike"] = torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shape)
+        kind = AdaptiveCostate if job.adaptive else Costate
+        costate = kind(dt=loop.neuron.dt)
+        numbers = {n: job.coefficient(n) for n in ("alpha", "beta", "gain")}
+        taus = {"rate_syn": "tau_syn", "rate_mem": "tau_mem"}
+        numbers |= {n: (1 / getattr(loop.neuron, tau)).to(numbers["beta"]) for n, tau in taus.items()}
+        if job.adaptive:
+            kick = loop.neuron.increment / loop.neuron.tau_adapt
+            kept = torch.tensor(float(loop.neuron.reset != "zero"))
+            numbers |= {
+                "rho": job.coefficient("rho"),
+                "kick": kick.to(numbers["beta"]),
+                "kept": kept.to(numbers["beta"]),
+            }
+        numbers = {n: x.detach() for n, x in numbers.items()}
+        names = ("pv", "pi", "pa") if job.adaptive else ("pv", "pi")
+        none = torch.zeros(loop.shape, dtype=self.dtype, device=self.device)
+        begin = LoopState(costate.state_type(**dict.fromkeys(names, none)), none if loop.feedback else ())
+        reverse = Loop(
+            neuron=costate,
+            coefficients=coefficient_type(tuple(numbers))(**numbers),
+            surrogate=loop.surrogate,
+            inputs=ports,
+            shape=loop.shape,
+            steps=loop.steps,
+            dtype=self.dtype,
+            output_dtype=self.dtype,
+            feedback=None if loop.feedback is None else self._transposed(loop.feedback),
+            record=names if self._learns("coefficients") else ("pi",),
+        )
+        passed = job.engine(reverse, begin, 0, loop.steps, "flow")
+        self.reach, self.costates, self.start = passed.output, passed.records, passed.state.neuron
+
+    def _learns(self, group: str) -> bool:
+        return any(self.needed[group])
+
+    def _jumps(self, spikes: Spikes, on_v: Tensor | None) -> dict[str, Tensor]:
+        """Ports of the spikes: what their times are worth to the loss, and how the membrane goes on after them."""
+        places, rule, neuron = spikes.places, self.job.rule, self.loop.neuron
+        worth, g = torch.zeros_like(spikes.jump), self.arriving["output"]
+        if g is not None:
+            worth = places.take(g).to(self.dtype)
+            check_gradient(g, worth)
+        if on_v is not None:
+            worth = worth + places.take(on_v) / neuron.dt * spikes.fall  # l_V- - l_V+
+        if rule.spike_count is not None:
+            worth = worth - self._too_many(places) / spikes.jump
+        there = places.reversed()
+        ports = {"spike": worth, "jump": spikes.jump, "drop": 1 - spikes.after}
+        ports = {name: there.dense(value, spikes.jump) for name, value in ports.items()}
+        return ports | ({"fired": there.dense(None, spikes.jump)} if self.job.adaptive else {})
+
+    def _too_many(self, places: Places) -> Tensor:
+        """The regulariser's part of dL/dV before each spike."""
+        rule, index = self.job.rule, places.index.long() % max(1, places.row)
+        count = torch.bincount(index, minlength=places.row)[index].to(self.dtype)
+        v_th = places.of_neuron(self.loop.neuron.v_th, self.dtype)
+        part = rule.spike_count_strength / (max(1, self.shape[1]) * v_th)
+        return part * (count - rule.spike_count) / rule.spike_count
+
+    def _transposed(self, back: Feedback) -> Feedback:
+        """The recurrent connection from a neuron's arrivals to the spikes that made them."""
+        if back.weight is not None:
+            matrix = self.groups["recurrent"][0].detach().to(self.dtype).t().contiguous()
+            module = nn.utils.skip_init(
+                nn.Linear, *matrix.shape[::-1], bias=False, dtype=self.dtype, device=self.device
+            )
+            module.weight = nn.Parameter(matrix, requires_grad=False)
+            return Feedback(module, matrix, lambda q, memory: (F.linear(q, matrix), memory), "spike")
+
+        def call(q: Tensor, memory: Any) -> tuple[Tensor, Any]:
+            return self._to_spikes(q), memory
+
+        return Feedback(nn.Identity(), None, call, "spike")
+
+    def _to_spikes(self, q: Tensor) -> Tensor:
+        """What arrivals q [B, *N] are worth to the spikes of the step before."""
+        assert self.loop.feedback is not None
+        with torch.enable_grad():
+            s = torch.zeros_like(q, requires_grad=True)
+            y = self.loop.feedback.call(s, ())[0]
+            return torch.autograd.grad(y, s, q)[0]
+
+    def gradients(self, inputs: Places | None) -> dict[str, list[Any]]:
+        """The gradient of each of the job's tensors, None where none is wanted."""
+        found: dict[str, list[Any]] = {name: [None] * size for name, size in self.job.sizes.items()}
+        self._of_connection(inputs, found)
+        if self.loop.feedback is not None:
+            self._of_recurrence(found)
+        if self._learns("coefficients"):
+            self._of_coefficients(inputs, found)
+        names = {"i": "pi", "v": "pv", "a": "pa"}
+        for k, name in enumerate(self.job.states):
+            if self.needed["states"][k]:
+                last, alive = self.finals[name], self.loop.alive
+                g = getattr(self.start, names[name])
+                if last is not None and (alive is not None or not self.loop.steps):
+                    ended = torch.ones((), dtype=torch.bool) if alive is None else ~alive.any(0)
+                    g = torch.where(ended.to(g.device), last, g)
+                found["states"][k] = g
+        return found
+
+    def _of_connection(self, inputs: Places | None, found: dict[str, list[Any]]) -> None:
+        source, job = self.job.source, self.job
+        for_x, for_weights = self.needed["x"][0], self._learns("connection")
+        if source is None or not (for_x or for_weights):
+            return
+        # The connection knows no time, so events reversed meet costates reversed.
+        x = job.events.reversed() if inputs is None else inputs.reversed().dense(None, job.like)
+        parameters = (
+            [p for p, need in zip(source.module.parameters(), self.needed["connection"], strict=True) if need]
+            if (source.module is not None)
+            else []
+        )
+        with torch.enable_grad():
+            x = x.requires_grad_() if for_x else x
+            y = source.call(x)
+            if parameters:
+                each = iter(
+                    torch.autograd.grad(y, parameters, self.costates["pi"].to(y), retain_graph=for_x, allow_unused=True)
+                )
+                found["connection"] = [next(each) if need else None for need in self.needed["connection"]]
+            if for_x:
+                g = self.reach.to(y) if y is x else torch.autograd.grad(y, x, self.reach.to(y))[0]
+                found["x"] = [torch.where(x.detach() != 0, g, torch.zeros_like(g)).flip(0)]
+
+    def _of_recurrence(self, found: dict[str, list[Any]]) -> None:
+        assert self.spikes is not None
+        last, pi = self.groups["last"][0], self.costates["pi"]
+        if len(pi) == 0:
+            return
+        if self.needed["last"][0]:
+            found["last"] = [torch.where(last != 0, self._to_spikes(self.reach[-1]), torch.zeros_like(last))]
+        if not self._learns("recurrent"):
+            return
+        raster = self.spikes.places.reversed().dense(None, pi)
+        fed = torch.cat([raster[1:], last[None].to(pi)])  # what each step was fed, with time reversed
+        tensors = [
+            t.detach().requires_grad_(need)
+            for t, need in zip(self.groups["recurrent"], self.needed["recurrent"], strict=True)
+        ]
+        back = self.loop.feedback
+        assert back is not None
+        with torch.enable_grad():
+            if back.weight is not None:
+                y = F.linear(fed, *(t.to(pi) for t in tensors))
+            else:
+                tensors = list(back.module.parameters())
+                y = back.call(fed.flatten(0, 1), ())[0].unflatten(0, fed.shape[:2])
+            wanted = [t for t, need in zip(tensors, self.needed["recurrent"], strict=True) if need]
+            each = iter(torch.autograd.grad(y, wanted, pi.to(y)))
+        found["recurrent"] = [next(each) if need else None for need in self.needed["recurrent"]]
+
+    def _of_coefficients(self, inputs: Places | None, found: dict[str, list[Any]]) -> None:
+        job = self.job
+        x = job.events if inputs is None else inputs.dense(None, job.like)
+        current = job.source.call(x) if job.source is not None else x
+        record = ("i", "v", "a") if job.adaptive else ("i", "v")
+        again = dataclasses.replace(self.loop, inputs={"impulse": current}, record=record)
+        states = job.engine(again, job.state, 0, self.loop.steps, "flow").records
+        each = coefficient_gradients(job, states, self.costates, self.by, self.still, self.spikes)
+        known = self.groups["coefficients"]
+        found["coefficients"] = [
+            each[n].sum_to_size(c.shape).to(c) if need and n in each else None
+            for n, c, need in zip(job.known, known, self.needed["coefficients"], strict=True)
+        ]
