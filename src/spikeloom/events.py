@@ -343,6 +343,11 @@ class Events:
             raise ValueError(f"Channel axes {self._shape[2:]} cannot be seen as {axes}: their numbers differ.")
         return Events(self._time, self._channel, self._offsets, self._value, (*self._shape[:2], *axes))
 
+    def reversed(self) -> Events:
+        """The same events with time running back: step t becomes T - 1 - t."""
+        time = self._shape[0] - 1 - self.time
+        return Events.from_coordinates(time, self.batch, self.channel, self._value, shape=self._shape)
+
     def between(self, start: int, stop: int) -> Events:
         """The steps from `start` to `stop` - 1 of all samples, as T = stop - start steps.
 

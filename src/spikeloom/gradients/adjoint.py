@@ -12,6 +12,7 @@ from ..neurons import CubaALIF
 from ..neurons.declarations import coefficient_type
 from ..zero import ZERO
 from .costate import AdaptiveCostate, Costate
+from .arrivals import Arrivals
 from .meaning import check_gradient
 from .parameters import coefficient_gradients
 from .places import Places
@@ -47,6 +48,8 @@ class Job:
         }
         self.sizes = {name: len(group) for name, group in groups.items()}
         self.tensors = [t for group in groups.values() for t in group]
+        self.events: Any = None
+        self.like = torch.empty(0)
         self.counts: dict[str, int] = {}
         self.plain: dict[str, Tensor] = {}
         self.end: Any = None
@@ -220,18 +223,18 @@ class _Back:
         if spikes is not None:
             ports |= self._jumps(spikes, on.get("v"))
         if not ports:
-            ports["spike"] = torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shape)
+            ports["kick"] = torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shape)
         kind = AdaptiveCostate if job.adaptive else Costate
         costate = kind(dt=loop.neuron.dt)
         numbers = {n: job.coefficient(n) for n in ("alpha", "beta", "gain")}
         taus = {"rate_syn": "tau_syn", "rate_mem": "tau_mem"}
         numbers |= {n: (1 / getattr(loop.neuron, tau)).to(numbers["beta"]) for n, tau in taus.items()}
         if job.adaptive:
-            kick = loop.neuron.increment / loop.neuron.tau_adapt
+            lift = loop.neuron.increment / loop.neuron.tau_adapt
             kept = torch.tensor(float(loop.neuron.reset != "zero"))
             numbers |= {
                 "rho": job.coefficient("rho"),
-                "kick": kick.to(numbers["beta"]),
+                "lift": lift.to(numbers["beta"]),
                 "kept": kept.to(numbers["beta"]),
             }
         numbers = {n: x.detach() for n, x in numbers.items()}
@@ -268,9 +271,12 @@ class _Back:
         if rule.spike_count is not None:
             worth = worth - self._too_many(places) / spikes.jump
         there = places.reversed()
-        ports = {"spike": worth, "jump": spikes.jump, "drop": 1 - spikes.after}
-        ports = {name: there.dense(value, spikes.jump) for name, value in ports.items()}
-        return ports | ({"fired": there.dense(None, spikes.jump)} if self.job.adaptive else {})
+        ports = {"kick": spikes.jump * worth, "drop": 1 - spikes.after}
+        if self.job.adaptive or self.loop.feedback is not None:
+            ports["jump"] = spikes.jump
+        if self.job.adaptive:
+            ports["fired"] = torch.ones_like(worth)
+        return {name: there.dense(value, worth) for name, value in ports.items()}
 
     def _too_many(self, places: Places) -> Tensor:
         """The regulariser's part of dL/dV before each spike."""
@@ -327,24 +333,11 @@ class _Back:
         for_x, for_weights = self.needed["x"][0], self._learns("connection")
         if source is None or not (for_x or for_weights):
             return
-        # The connection knows no time, so events reversed meet costates reversed.
-        x = job.events.reversed() if inputs is None else inputs.reversed().dense(None, job.like)
-        parameters = (
-            [p for p, need in zip(source.module.parameters(), self.needed["connection"], strict=True) if need]
-            if (source.module is not None)
-            else []
-        )
-        with torch.enable_grad():
-            x = x.requires_grad_() if for_x else x
-            y = source.call(x)
-            if parameters:
-                each = iter(
-                    torch.autograd.grad(y, parameters, self.costates["pi"].to(y), retain_graph=for_x, allow_unused=True)
-                )
-                found["connection"] = [next(each) if need else None for need in self.needed["connection"]]
-            if for_x:
-                g = self.reach.to(y) if y is x else torch.autograd.grad(y, x, self.reach.to(y))[0]
-                found["x"] = [torch.where(x.detach() != 0, g, torch.zeros_like(g)).flip(0)]
+        arrivals = Arrivals(source, job.events if inputs is None else inputs, job.like, self.needed["connection"])
+        if for_weights:
+            found["connection"] = arrivals.weights(self.costates["pi"])
+        if for_x:
+            found["x"] = [arrivals.times(self.reach)]
 
     def _of_recurrence(self, found: dict[str, list[Any]]) -> None:
         assert self.spikes is not None

@@ -16,9 +16,10 @@ class Costate(Neuron):
 
         p_V- = (V'+ p_V+ - G) / g'-;      then over the step   p_V <- beta p_V,   p_I <- alpha p_I + gain p_V
 
-    Ports: `spike` (G), `on_v`, `on_i` (the loss's derivative by V and I at the end of the step), `jump` (1 / g'- at
-    spikes, else 0), `drop` (1 - V'+ / g'- at spikes, else 0), `held` (1 in the refractory period, where V stands
-    still and p_V waits for the release). The output is what a presynaptic spike of this step has for its time,
+    Ports: `kick` (G / g'- at spikes, else 0), `drop` (1 - V'+ / g'- at spikes, else 0), `on_v`, `on_i` (the loss's
+    derivative by V and I at the end of the step), `held` (1 in the refractory period, where V stands still and p_V
+    waits for the release). What of G comes back through a recurrent connection arrives at `spike`, and `jump` (1 / g'-
+    at spikes, else 0) scales it. The output is what a presynaptic spike of this step has for its time,
     p_I / tau_syn - p_V / tau_mem = lambda_V - lambda_I.
     """
 
@@ -29,14 +30,15 @@ class Costate(Neuron):
     spike = Input()
     on_v = Input()
     on_i = Input()
-    jump = Input()
+    kick = Input()
     drop = Input()
+    jump = Input()
     held = Input()
 
     @staticmethod
     def step(c: Any, z: Any, x: Any, fire: Any) -> tuple[Tensor, dict[str, Tensor]]:
         end = z.pv + x.on_v
-        before = end - x.drop * end - x.jump * x.spike
+        before = end - x.drop * end - x.kick - x.jump * x.spike
         output, pv, pi = over_the_step(c, z, x, end, before)
         return output, {"pv": pv, "pi": pi}
 
@@ -58,7 +60,7 @@ class AdaptiveCostate(Costate):
     @staticmethod
     def step(c: Any, z: Any, x: Any, fire: Any) -> tuple[Tensor, dict[str, Tensor]]:
         end, adapted = z.pv + x.on_v, z.pa + x.on_a
-        before = end - x.drop * end - x.jump * (x.spike + c.kick * adapted)
+        before = end - x.drop * end - x.kick - x.jump * (x.spike + c.lift * adapted)
         output, pv, pi = over_the_step(c, z, x, end, before)
         return output, {"pv": pv, "pi": pi, "pa": c.rho * (adapted + x.fired * (c.kept * end - before))}
 

@@ -24,7 +24,8 @@ class Places(NamedTuple):
     def of(cls, raster: Tensor) -> "Places":
         flat = raster.detach().reshape(-1)
         if flat.device.type == "cpu":
-            index = torch.from_numpy(np.flatnonzero(flat.numpy()))  # several times as fast as torch's
+            # On booleans NumPy is many times as fast as on numbers, and as torch.
+            index = torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
         else:
             index = flat.nonzero().squeeze(1)
         value = flat[index]
