@@ -177,7 +177,8 @@ def time_to_first_spike_cross_entropy(
         alpha: strength of the second term, no unit.
         tau1: scale of the second term in s; it grows exponentially, so choose it not far below the trial's length.
         lengths: [B], whole numbers of steps, or None.
-        gradient: "survival" for surrogate gradients, "event" under `EventProp`.
+        gradient: "survival" for surrogate gradients, "event" under `EventProp`; then samples whose right neuron is
+            silent have no gradient, as in the source.
 
     Returns:
         Scalar.
@@ -204,6 +205,10 @@ def time_to_first_spike_cross_entropy(
         )
     times = first_spike_time(spikes, dt, lengths, gradient=gradient)
     right = times.gather(1, labels.long().unsqueeze(1))
+    if gradient == "event" and len(spikes):
+        # Where the right neuron is silent, all that would be learned is to silence the others too.
+        answered = spike_count(spikes.detach(), lengths).gather(1, labels.long().unsqueeze(1)) > 0
+        times = torch.where(answered, times, times.detach())
     return F.cross_entropy(-times / tau0, labels.long()) + alpha * torch.expm1(right / tau1).mean()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .decoding import spike_count
 
-__all__ = ["firing_lower_bound", "firing_upper_bound", "parameter_bounds"]
+__all__ = ["firing_lower_bound", "firing_upper_bound", "parameter_bounds", "silence"]
 
 
 def firing_lower_bound(
@@ -88,6 +88,46 @@ def firing_upper_bound(
     Source: as `firing_lower_bound` (strength 0.06 to 0.1, bound 4 to 7, norm 2, per population).
     """
     return strength * _power(_activity(spikes, bound, per, lengths) - bound, norm).mean()
+
+
+def silence(v: Tensor, spikes: Tensor, v_th: Tensor | float, strength: float = 1.0) -> Tensor:
+    """Cost of neurons that never fire in a trial: how far below threshold their membrane stays.
+
+        R = strength * mean over [B, *N] of max(0, 1 - max_t v_t / v_th) where a neuron is silent, and 0 elsewhere
+
+    Its gradient is one of membranes, and so exact under `EventProp`, which by itself gives silent neurons none; with
+    surrogate gradients it works too.
+
+    Args:
+        v: recorded membranes [T, B, *N] (`run(..., record=("v", "spikes"))`).
+        spikes: [T, B, *N], 0 or 1.
+        v_th: threshold, above 0: a number, or what broadcasts to [*N].
+        strength: factor.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: shapes that differ, a trial without steps, or a threshold of 0 or less.
+
+    >>> import torch, spikeloom as sl
+    >>> v = torch.tensor([0.2, 0.5, 0.1]).reshape(3, 1, 1)
+    >>> sl.regularizers.silence(v, torch.zeros(3, 1, 1), v_th=1.0)
+    tensor(0.5000)
+
+    Source: the hinge is that of homeostatic lower bounds; that exact gradients need such a remedy, Wunderlich & Pehle,
+    Sci. Rep. 11 (2021), doi:10.1038/s41598-021-91786-z, who raise all weights of a silent layer instead.
+    """
+    if v.shape != spikes.shape or len(v) == 0:
+        raise ValueError(
+            f"silence expects membranes and spikes of one shape [T, B, *N] with steps, got {tuple(v.shape)} and "
+            f"{tuple(spikes.shape)}."
+        )
+    threshold = torch.as_tensor(v_th).detach().to(v)
+    if not bool((threshold > 0).all()):
+        raise ValueError(f"silence expects thresholds above 0, got {float(threshold.min()):g}.")
+    silent = spikes.detach().sum(0) == 0
+    return strength * torch.where(silent, torch.relu(1 - v.amax(0) / threshold), 0.0).mean()
 
 
 def parameter_bounds(value: Tensor, low: float | None = None, high: float | None = None) -> Tensor:

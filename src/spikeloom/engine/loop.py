@@ -91,7 +91,7 @@ class Loop:
 
 
 class Pass(NamedTuple):
-    """What a pass yields: output [T, B, *N], the state after it, the records, [T, B, *N] each, and what a rule counted."""
+    """What a pass yields: output [T, B, *N], the state after it, the records, and what a rule counted."""
 
     output: Tensor
     state: LoopState

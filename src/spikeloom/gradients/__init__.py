@@ -4,8 +4,8 @@ What a rule is to a layer: an object that is called as `rule(loop, state, engine
 
 - `loop` holds all of the pass: neuron, coefficients, the input of each port [T, B, *N], the recurrent connection
   (`Feedback`), and for each port its `Source`: the connection, what went into it, and `call`, which applies it.
-- `engine(loop, state, start, stop, edge)` runs steps of a loop, any loop: a rule may hand it one of its own, so that what
-  it computes step by step (a costate going back, a trace going forward) runs on the engine that was chosen.
+- `engine(loop, state, start, stop, edge)` runs steps of a loop, any loop: a rule may hand it one of its own, so that
+  what it computes step by step (a costate going back, a trace going forward) runs on the engine that was chosen.
 - `owns_connection`: False where the layer applies its connection under autograd and the rule sees the product only;
   True where the rule needs both ends of a synapse. Then the input comes without history, and the rule is one autograd
   node from `Source.presynaptic`, the connections' parameters, coefficients and state to output, records and state.

@@ -11,11 +11,13 @@ from ..engine import Engine, Feedback, Loop, LoopState
 from ..neurons import CubaALIF
 from ..neurons.declarations import coefficient_type
 from ..zero import ZERO
-from .costate import AdaptiveCostate, Costate
 from .arrivals import Arrivals
+from .costate import AdaptiveCostate, Costate
 from .meaning import check_gradient
 from .parameters import coefficient_gradients
 from .places import Places
+
+NUMBERS = ("tau_mem", "tau_syn", "v_th", "v_reset", "bias", "tau_adapt", "increment")
 
 
 class Job:
@@ -30,6 +32,7 @@ class Job:
         (source,) = loop.sources.values() if loop.sources else (None,)
         self.source, neuron = source, loop.neuron
         self.adaptive = isinstance(neuron, CubaALIF)
+        self.numbers = {n: getattr(neuron, n).detach() for n in NUMBERS if n in neuron.params}
         self.states = ("i", "v", "a") if self.adaptive else ("i", "v")
         self.records = tuple(n for n in loop.record if n in self.states)
         self.known = tuple(
@@ -50,6 +53,7 @@ class Job:
         self.tensors = [t for group in groups.values() for t in group]
         self.events: Any = None
         self.like = torch.empty(0)
+        self.input_shape = self.output_shape = torch.Size(())
         self.counts: dict[str, int] = {}
         self.plain: dict[str, Tensor] = {}
         self.end: Any = None
@@ -81,12 +85,12 @@ class Node(torch.autograd.Function):
         kept: list[Any] = []
         if spiking:
             fired = Places.of(passed.output)
-            kept = [fired.index, *_slopes(job, fired, passed.records)]
+            kept = [fired.flat, *_slopes(job, fired, passed.records)]
         presynaptic = None if job.source is None else job.source.presynaptic
         ctx.needed = job.grouped(ctx.needs_input_grad[1:])
         if isinstance(presynaptic, Tensor) and any(any(flags) for flags in ctx.needed.values()):
             places = Places.of(presynaptic)
-            kept += [places.index, places.value]
+            kept += [places.flat, places.value]
             job.like = presynaptic.new_empty(0)
             job.input_shape = presynaptic.shape
             presynaptic = None
@@ -103,20 +107,19 @@ class Node(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> Any:
+    def backward(ctx: Any, *gradients: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         job, saved = ctx.job, ctx.saved_tensors
         kept, flat = list(saved[: ctx.kept]), saved[ctx.kept :]
         groups = job.grouped([torch.empty(0), *flat])
-        spikes = (
-            Spikes(Places(kept.pop(0), None, job.output_shape), *(kept.pop(0) for _ in range(3)))
-            if (job.loop.neuron.spiking)
-            else None
-        )
+        spikes = None
+        if job.loop.neuron.spiking:
+            (where, jump, after, fall), kept = kept[:4], kept[4:]
+            spikes = Spikes(Places(where, None, job.output_shape), jump, after, fall)
         arriving = dict(zip(("output", *job.records), gradients, strict=False))
         finals = dict(zip(job.states, gradients[1 + len(job.records) :], strict=True))
         back = _Back(job, ctx.needed, groups, spikes, arriving, finals)
         back.run()
-        inputs = Places(*kept, job.input_shape) if kept else None
+        inputs = Places(kept[0], kept[1], job.input_shape) if kept else None
         found = back.gradients(inputs)
         return (None, *(g for name in job.sizes for g in found[name]))
 
@@ -137,13 +140,13 @@ def _slopes(job: Job, fired: Places, records: dict[str, Tensor]) -> tuple[Tensor
     loop, neuron, dtype = job.loop, job.loop.neuron, job.loop.dtype
 
     def number(name: str) -> Any:
-        return fired.of_neuron(getattr(neuron, name), dtype) if name in neuron.params else 0.0
+        return fired.of_neuron(job.numbers[name], dtype) if name in job.numbers else 0.0
 
     tau, bias, v_th = number("tau_mem"), number("bias"), number("v_th")
     i = fired.take(records["i"])
-    step = fired.index.long() // max(1, fired.row)
+    step = fired.flat.long() // max(1, fired.row)
     later = (loop.steps - 1 - step).clamp(max=neuron.refractory)
-    released = records["i"].reshape(-1)[fired.index.long() + later * fired.row]
+    released = records["i"].reshape(-1)[fired.flat.long() + later * fired.row]
     a = fired.take(records["a"]) - number("increment") if job.adaptive else torch.zeros_like(i)
     fading = a / number("tau_adapt") if job.adaptive else a
     reset = number("v_reset") + torch.zeros_like(i) if neuron.reset == "zero" else a
@@ -201,7 +204,7 @@ class _Back:
         span, spikes = self.loop.neuron.refractory, self.spikes
         if not span or spikes is None:
             return None
-        held, index = self.zeros().reshape(-1), spikes.places.index.long()
+        held, index = self.zeros().reshape(-1), spikes.places.flat.long()
         for k in range(1, span + 1):
             later = index + k * spikes.places.row
             held[later[later < len(held)]] = 1.0
@@ -228,9 +231,9 @@ class _Back:
         costate = kind(dt=loop.neuron.dt)
         numbers = {n: job.coefficient(n) for n in ("alpha", "beta", "gain")}
         taus = {"rate_syn": "tau_syn", "rate_mem": "tau_mem"}
-        numbers |= {n: (1 / getattr(loop.neuron, tau)).to(numbers["beta"]) for n, tau in taus.items()}
+        numbers |= {n: (1 / job.numbers[tau]).to(numbers["beta"]) for n, tau in taus.items()}
         if job.adaptive:
-            lift = loop.neuron.increment / loop.neuron.tau_adapt
+            lift = job.numbers["increment"] / job.numbers["tau_adapt"]
             kept = torch.tensor(float(loop.neuron.reset != "zero"))
             numbers |= {
                 "rho": job.coefficient("rho"),
@@ -280,9 +283,9 @@ class _Back:
 
     def _too_many(self, places: Places) -> Tensor:
         """The regulariser's part of dL/dV before each spike."""
-        rule, index = self.job.rule, places.index.long() % max(1, places.row)
+        rule, index = self.job.rule, places.flat.long() % max(1, places.row)
         count = torch.bincount(index, minlength=places.row)[index].to(self.dtype)
-        v_th = places.of_neuron(self.loop.neuron.v_th, self.dtype)
+        v_th = places.of_neuron(self.job.numbers["v_th"], self.dtype)
         part = rule.spike_count_strength / (max(1, self.shape[1]) * v_th)
         return part * (count - rule.spike_count) / rule.spike_count
 

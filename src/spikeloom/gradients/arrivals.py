@@ -76,7 +76,7 @@ class Arrivals:
         events = self.events
         steps, batch, channels = events.shape
         if isinstance(events, Places):
-            index = events.index.long()
+            index = events.flat.long()
             time, sample, channel = index // events.row, index // channels % batch, index % channels
         else:
             time, sample, channel = events.time, events.batch, events.channel

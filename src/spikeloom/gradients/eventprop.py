@@ -17,26 +17,27 @@ class EventProp:
     Going back in time, with lambda_V = -(1 / tau_mem) dL/dV and lambda_I = -(1 / tau_syn) dL/dI,
 
         tau_mem lambda_V' = -lambda_V - dl_V/dV,     tau_syn lambda_I' = -lambda_I + lambda_V
-        lambda_V- = (dl_p/dt_k + sum_m w_m (lambda_V - lambda_I)_m + l_V- - l_V+ + tau_mem V'+ lambda_V+) / (tau_mem V'-)
-        dL/dw = -tau_syn sum_k lambda_I(t_k),        dL/dt_k = sum_m w_m (lambda_V - lambda_I)_m(t_k)
+        at a spike   lambda_V- = (dL/dt_k + l_V- - l_V+ + tau_mem V'+ lambda_V+) / (tau_mem V'-)
+        dL/dt_k = dl_p/dt_k + sum_m w_m (lambda_V - lambda_I)_m(t_k),     dL/dw = -tau_syn sum_k lambda_I(t_k)
 
-    The second line is a spike's. Gradients reach weights (dense, convolutional, recurrent), tau_mem, tau_syn, v_th,
-    v_reset, bias, tau_adapt, increment, v_init and i_init, and the times of input spikes. The forward pass is any
-    engine's; the backward pass is the adjoint's loop on the same engine. Between them stay the places of the
-    spikes and two numbers for each; for the neurons' own parameters the membranes are computed again.
+    Gradients reach weights (dense, convolutional, recurrent), tau_mem, tau_syn, v_th, v_reset, bias, tau_adapt,
+    increment, v_init and i_init, and the times of input spikes. The forward pass is any engine's; the backward pass is
+    the adjoint's loop on the same engine. Between them stay the places of the spikes and two or three numbers for
+    each; for the neurons' own parameters the membranes are computed again.
 
     On a raster of spikes the gradient is dL/dt_k at spikes, in 1/s, and 0 elsewhere: for a loss on spike times write
-    `first_spike_time(..., gradient="event")`. Losses on the output of `CubaLI`, or on the recorded "v", "i" or "a" of any
-    layer, are exact as well. It is the gradient of the continuous network of which the run is an approximation: it
-    converges to the exact one (`spikeloom.exact`) as dt goes to 0, and is not the derivative of the run itself.
+    `first_spike_time(..., gradient="event")`. Losses on the output of `CubaLI`, or on the recorded "v", "i" or "a" of
+    any layer, are exact as well. It is the gradient of the continuous network of which the run is an approximation:
+    it converges to the exact one (`spikeloom.exact`) as dt goes to 0, and is not the derivative of the run itself.
 
-    It knows nothing of spikes that appear or vanish: a silent neuron gets no gradient (`regularizers.silence` wakes it).
+    It knows nothing of spikes that appear or vanish: a silent neuron gets no gradient, unless from a loss on its
+    membrane, such as `regularizers.silence`.
 
     Args:
-        epsilon: the slope at a spike, V'- tau_mem, is taken to be at least epsilon v_th, for the gradient grows without
-            bound where V grazes the threshold. `Run.counts` has how many spikes that was, "clamped", of all "spikes".
-        spike_count: spikes per neuron and trial to draw the network to, or None. Not the derivative of a loss (counts have
-            none): each spike of a neuron with n spikes in a trial pulls its membrane just before it down by
+        epsilon: tau_mem V'- is taken to be at least epsilon v_th, for the gradient grows without bound where V grazes
+            the threshold. `Run.counts` says how many spikes that was, "clamped", of all "spikes".
+        spike_count: spikes per neuron and trial to draw the network to, or None. Not the derivative of a loss (counts
+            have none): each spike of a neuron with n spikes in a trial adds, just before it,
 
                 dL/dV += strength / (B v_th) (n - spike_count) / spike_count
 
@@ -59,8 +60,8 @@ class EventProp:
     >>> bool((net[0].connection.weight.grad < 0).all()), run.counts["0"]["clamped"]  # stronger input, earlier spikes
     (True, 0)
 
-    Source: Wunderlich & Pehle, Sci. Rep. 11:12829 (2021), doi:10.1038/s41598-021-91786-z; time constants, counts: Nowotny,
-    Turner & Knight, Neuromorph. Comput. Eng. 5 (2025), doi:10.1088/2634-4386/ada852.
+    Source: Wunderlich & Pehle, Sci. Rep. 11:12829 (2021), doi:10.1038/s41598-021-91786-z; time constants and counts:
+    Nowotny, Turner & Knight, Neuromorph. Comput. Eng. 5 (2025), doi:10.1088/2634-4386/ada852.
     """
 
     owns_connection: ClassVar[bool] = True

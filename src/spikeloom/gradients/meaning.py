@@ -25,9 +25,9 @@ def check(loop: Loop) -> None:
     neuron, kind = loop.neuron, type(loop.neuron).__name__
     if not isinstance(neuron, NEURONS) or not any(type(neuron).step is known.step for known in NEURONS):
         raise ValueError(
-            f"EventProp has no adjoint of {kind}: it needs a synaptic current and a leaky membrane, as CubaLIF, CubaALIF "
-            "and, for readouts, CubaLI have (where spikes move the membrane itself, spike times do not depend on "
-            "weights). Use one of them, or gradient=sl.BPTT()."
+            f"EventProp has no adjoint of {kind}: it needs a synaptic current and a leaky membrane, as CubaLIF, "
+            "CubaALIF and, for readouts, CubaLI have (where spikes move the membrane itself, spike times do not depend "
+            "on weights). Use one of them, or gradient=sl.BPTT()."
         )
     if neuron.spiking and neuron.reset == "none":
         raise ValueError(f"EventProp needs a reset, but this {kind} has reset='none'; write 'subtract' or 'zero'.")
@@ -38,8 +38,8 @@ def check(loop: Loop) -> None:
     ports = {*loop.inputs, *((loop.feedback.port,) if loop.feedback else ())}
     if ports != {"impulse"}:
         raise ValueError(
-            f"EventProp takes spikes at the port 'impulse' only, but this {kind} is fed at: {', '.join(sorted(ports))}. "
-            "A constant current is the neuron's bias."
+            f"EventProp takes spikes at the port 'impulse' only, but this {kind} is fed at: "
+            f"{', '.join(sorted(ports))}. A constant current is the neuron's bias."
         )
     if loop.feedback is not None and not neuron.spiking:
         raise ValueError(f"EventProp sends spikes through a recurrent connection, but {kind} never fires.")
@@ -91,6 +91,6 @@ def check_gradient(arriving: Tensor, at_spikes: Tensor) -> None:
     if int(torch.count_nonzero(arriving)) != int(torch.count_nonzero(at_spikes)):
         raise RuntimeError(
             "EventProp got a gradient of places without a spike, as a loss on spike counts has: it has exact gradients "
-            "of spike times and membranes only. Write first_spike_time(..., gradient='event'), a loss on the membrane of "
-            "a CubaLI readout, or for counts EventProp(spike_count=...)."
+            "of spike times and membranes only. Write first_spike_time(..., gradient='event'), a loss on the membrane "
+            "of a CubaLI readout, or for counts EventProp(spike_count=...)."
         )

@@ -11,8 +11,8 @@ def coefficient_gradients(
 ) -> dict[str, Tensor]:
     """dL/dc for the coefficients of a step, [*N] each; autograd takes them on to the parameters.
 
-    Between spikes a step is linear, and so are its gradients: dL/dbeta = sum p_V V, dL/dalpha = sum p_I I and so on, which
-    for dt -> 0 are the source's int lambda_V V' dt and int lambda_I I' dt. At spikes
+    Between spikes a step is linear, and so are its gradients: dL/dbeta = sum p_V V, dL/dalpha = sum p_I I and so on,
+    which for dt -> 0 are the source's int lambda_V V' dt and int lambda_I I' dt. At spikes
     dL/dv_th = -sum p_V-, dL/dv_reset = sum p_V+ and dL/dincrement = sum p_a+.
 
     Args:
@@ -70,4 +70,4 @@ def _at(places: Any, values: Tensor) -> Tensor:
     neurons = places.shape[2:]
     count = max(1, neurons.numel())
     total = torch.zeros(count, dtype=values.dtype, device=values.device)
-    return total.index_add_(0, places.index.long() % count, values).reshape(neurons)
+    return total.index_add_(0, places.flat.long() % count, values).reshape(neurons)

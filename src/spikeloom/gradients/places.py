@@ -11,26 +11,26 @@ class Places(NamedTuple):
     """The places of a raster [T, B, *N] that are not zero.
 
     Args:
-        index: [K], ascending, into the raster as one axis; int32 where that suffices.
+        flat: [K], ascending, into the raster as one axis; int32 where that suffices.
         value: [K], or None where all are 1.
         shape: the raster's.
     """
 
-    index: Tensor
+    flat: Tensor
     value: Tensor | None
     shape: torch.Size
 
     @classmethod
     def of(cls, raster: Tensor) -> "Places":
-        flat = raster.detach().reshape(-1)
-        if flat.device.type == "cpu":
+        line = raster.detach().reshape(-1)
+        if line.device.type == "cpu":
             # On booleans NumPy is many times as fast as on numbers, and as torch.
-            index = torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
+            flat = torch.from_numpy(np.flatnonzero(line.numpy() != 0))
         else:
-            index = flat.nonzero().squeeze(1)
-        value = flat[index]
-        small = index.int() if len(flat) < 2**31 else index
-        return cls(small, None if bool((value == 1).all()) else value, raster.shape)
+            flat = line.nonzero().squeeze(1)
+        value = line[flat]
+        flat = flat.int() if len(line) < 2**31 else flat
+        return cls(flat, None if bool((value == 1).all()) else value, raster.shape)
 
     @property
     def row(self) -> int:
@@ -41,24 +41,24 @@ class Places(NamedTuple):
         """The same with time running back; the index no longer ascends."""
         if not self.shape.numel():
             return self
-        step = self.index // self.row
-        return self._replace(index=self.index + (self.shape[0] - 1 - 2 * step) * self.row)
+        step = self.flat // self.row
+        return self._replace(flat=self.flat + (self.shape[0] - 1 - 2 * step) * self.row)
 
     def dense(self, value: Tensor | None, like: Tensor) -> Tensor:
         """A raster with these values at the places (None: their own), in the precision of `like` and on its device."""
         value = self.value if value is None else value
         found = torch.zeros(self.shape.numel(), dtype=like.dtype, device=like.device)
-        found[self.index.long()] = (
+        found[self.flat.long()] = (
             torch.ones((), dtype=like.dtype, device=like.device) if value is None else value.to(like)
         )
         return found.reshape(self.shape)
 
     def take(self, raster: Tensor) -> Tensor:
         """What another raster of this shape holds at the places, [K]."""
-        return raster.reshape(-1)[self.index.long()]
+        return raster.reshape(-1)[self.flat.long()]
 
     def of_neuron(self, number: Tensor, dtype: torch.dtype) -> Tensor:
         """A neuron's number (one, or [*N]) for each place, [K]."""
         neurons = self.shape[2:]
-        wide = number.detach().to(device=self.index.device, dtype=dtype).expand(neurons).reshape(-1)
-        return wide[self.index.long() % max(1, neurons.numel())]
+        wide = number.detach().to(device=self.flat.device, dtype=dtype).expand(neurons).reshape(-1)
+        return wide[self.flat.long() % max(1, neurons.numel())]

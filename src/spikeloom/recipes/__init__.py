@@ -47,6 +47,12 @@ RECIPES: dict[str, Recipe] = {
         summary="which half of 100 Poisson inputs is active? 100-2, read out from membranes or spikes",
         expected="100 % of 1,000 fresh trials with either readout, in half a minute",
     ),
+    "yin-yang": Recipe(
+        module="yin_yang",
+        function="yin_yang",
+        summary="Yin-Yang by spike times with exact gradients (EventProp), 5-200-3",
+        expected="to be measured",
+    ),
     "latency-mnist": Recipe(
         module="latency_mnist",
         function="latency_mnist",
@@ -68,7 +74,7 @@ def find(name: str) -> Recipe:
     'digits'
     >>> find("digit")
     Traceback (most recent call last):
-    ValueError: There is no recipe 'digit'. Did you mean 'digits'? Recipes: digits, rate-patterns, latency-mnist.
+    ValueError: There is no recipe 'digit'. Did you mean 'digits'? Recipes: digits, rate-patterns, yin-yang, ...
     """
     key = name.replace("_", "-")
     if key not in RECIPES:

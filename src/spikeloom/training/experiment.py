@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from spikeloom.datasets import Images
 from spikeloom.datasets.batches import BatchLoader
 
 Optimiser = Literal["adam", "adamw", "adamax", "sgd"]
-Schedule = Literal["constant", "cosine", "linear"]
+Schedule = Literal["constant", "cosine", "linear", "exponential"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Experiment(ABC):
         time_constant_lr: learning rate of the neurons' own parameters; as `lr` if None.
         weight_decay: weight decay, for weights only.
         optimiser: which of torch's optimisers.
-        schedule: how the learning rate falls, batch by batch: not at all, as half a cosine wave or in a line to zero.
+        schedule: how the learning rate falls, batch by batch: not at all, as half a cosine wave, in a line to zero,
+            or exponentially to 0.6 % (0.95 an epoch, where there are 100).
         gradient_clip: the gradient's norm is cut to this; 0 for no limit.
         validation: part of the training data to hold out, 0 for none. Choose settings by it, never by the test set.
         patience: stop after so many epochs without a better validation loss; 0 to train for all epochs.
@@ -92,6 +93,10 @@ class Experiment(ABC):
     @abstractmethod
     def network(self) -> nn.Module:
         """The network before training. Called after torch's generator is seeded with `seed`."""
+
+    def gradient(self) -> Any:
+        """The gradient rule, as `spikeloom.run` takes it; None for its default."""
+        return None
 
     @abstractmethod
     def data(self, data_dir: str | Path | None = None) -> Splits:

@@ -142,6 +142,7 @@ def make_task(experiment: Experiment, splits: Splits) -> Task:
         weight_decay=experiment.weight_decay,
         optimiser=experiment.optimiser,
         schedule=experiment.schedule,
+        gradient=experiment.gradient(),
     )
 
 

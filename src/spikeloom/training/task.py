@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from spikeloom.network import run
 from spikeloom.parameters import parameter_groups
 
 OPTIMISERS = {
@@ -26,6 +27,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * min(done, 1))),
     "linear": lambda done: max(1 - done, 0.0),
+    "exponential": lambda done: 0.95 ** (100 * done),
 }
 
 
@@ -44,7 +46,8 @@ class Task(lightning.LightningModule):
         time_constant_lr: learning rate of the neurons' own parameters; as `lr` if None.
         weight_decay: weight decay, for weights only.
         optimiser: "adam", "adamw", "adamax" or "sgd".
-        schedule: "constant", "cosine" or "linear"; the rate changes after each batch.
+        schedule: "constant", "cosine", "linear" or "exponential" (to 0.6 %); the rate changes after each batch.
+        gradient: gradient rule, such as `EventProp()`; None for the network's default.
 
     Raises:
         ValueError: if there is no such optimiser or schedule, or `classes` comes without `decode`.
@@ -67,6 +70,7 @@ class Task(lightning.LightningModule):
         weight_decay: float = 0.0,
         optimiser: str = "adam",
         schedule: str = "constant",
+        gradient: Any = None,
     ) -> None:
         super().__init__()
         for kind, value, table in (("optimiser", optimiser, OPTIMISERS), ("schedule", schedule, SCHEDULES)):
@@ -79,7 +83,7 @@ class Task(lightning.LightningModule):
             )
         self.network, self.loss, self.decode, self.classes = network, loss, decode, classes
         self.lr, self.time_constant_lr, self.weight_decay = lr, time_constant_lr, weight_decay
-        self.optimiser, self.schedule = optimiser, schedule
+        self.optimiser, self.schedule, self.gradient = optimiser, schedule, gradient
         self.metrics = nn.ModuleDict()
         if classes is not None:
             for part in ("train", "validation", "test"):
@@ -88,6 +92,8 @@ class Task(lightning.LightningModule):
 
     def forward(self, x: Any) -> Tensor:
         """The network's output, without its state."""
+        if self.gradient is not None:
+            return run(self.network, x, gradient=self.gradient).output
         result = self.network(x)
         return result[0] if isinstance(result, tuple) else result
 
