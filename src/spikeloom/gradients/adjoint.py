@@ -224,7 +224,7 @@ class _Back:
                 on["v"] = on["v"] * (1 - self.still)  # there V is v_reset, whatever the spike's time
         ports |= {f"on_{name}": g.flip(0) for name, g in on.items()}
         if spikes is not None:
-            ports |= self._jumps(spikes, on.get("v"))
+            ports |= self._jumps(spikes, self.arriving.get("v"))
         if not ports:
             ports["kick"] = torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shape)
         kind = AdaptiveCostate if job.adaptive else Costate
@@ -270,7 +270,7 @@ class _Back:
             worth = places.take(g).to(self.dtype)
             check_gradient(g, worth)
         if on_v is not None:
-            worth = worth + places.take(on_v) / neuron.dt * spikes.fall  # l_V- - l_V+
+            worth = worth + places.take(on_v).to(worth) / neuron.dt * spikes.fall  # l_V- - l_V+
         if rule.spike_count is not None:
             worth = worth - self._too_many(places) / spikes.jump
         there = places.reversed()
