@@ -22,6 +22,14 @@ from spikeloom.events import Events
 module = importlib.import_module("spikeloom.datasets.mnist")
 
 
+# SHA-256 (16 digits) of the published points and labels.
+YIN_YANG = {
+    "train": ("f5a4054d56f2a058", "7ea074c03c7531b4"),
+    "validation": ("5eac358bdf212276", "6a5d1f872dddf69d"),
+    "test": ("7bab3ed668ed4992", "2e48e04154ecf043"),
+}
+
+
 def idx(array):
     """The bytes of an IDX file, written from the format's definition."""
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
@@ -278,3 +286,30 @@ def test_loader_refuses():
         datasets.BatchLoader(torch.ones(4, 5), torch.arange(5))
     with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
         datasets.BatchLoader(torch.ones(4), torch.arange(4), 0)
+
+
+def test_yin_yang_is_the_published_one():
+    for part, (points_sum, labels_sum) in YIN_YANG.items():
+        points, labels = datasets.yin_yang(part)
+        digests = [hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16] for x in (points, labels.to(torch.uint8))]
+        assert digests == [points_sum, labels_sum]
+
+
+def test_yin_yang_classes_are_where_they_should_be():
+    points, labels = datasets.yin_yang("train", size=600, seed=3)
+    assert torch.equal(points[:, 2:], 1 - points[:, :2])
+    x, y = points[:, 0] - 0.5, points[:, 1] - 0.5
+    assert bool((x**2 + y**2 <= 0.25).all())
+    dots = ((x.abs() - 0.25) ** 2 + y**2) < 0.01
+    assert torch.equal(dots, labels == 2)
+    # Yin and yang are each other, turned by half a circle.
+    far = ((x.abs() - 0.25) ** 2 + y**2) > 0.0625
+    assert torch.equal(labels[far] == 1, y[far] > 0)
+    assert labels.bincount().min() > 150
+
+
+def test_yin_yang_has_three_parts():
+    with pytest.raises(ValueError, match="part='all'; expected one of train, validation, test"):
+        datasets.yin_yang("all")
+    with pytest.raises(ValueError, match="size=0; expected 1 or more"):
+        datasets.yin_yang(size=0)

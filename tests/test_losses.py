@@ -126,6 +126,16 @@ def test_time_to_first_spike_gradient_is_softmax_minus_label_by_the_chain_rule(g
     assert found.any()
 
 
+def test_where_the_right_neuron_is_silent_the_event_gradient_silences_no_other():
+    spikes = torch.zeros(20, 2, 3, dtype=torch.float64)
+    spikes[4, :, 0] = spikes[9, 1, 2] = 1
+    spikes.requires_grad_()
+    labels = torch.tensor([2, 2])  # silent in the first sample
+    losses.time_to_first_spike_cross_entropy(spikes, labels, 1e-3, tau0=5e-3, gradient="event").backward()
+    assert spikes.grad is not None
+    assert not spikes.grad[:, 0].any() and spikes.grad[4, 1, 0] < 0 < spikes.grad[9, 1, 2]
+
+
 def test_descending_the_first_spike_loss_on_probabilities_makes_the_right_neuron_first():
     # The survival form on spike probabilities: a neuron that is all but silent learns to fire first.
     logits = torch.full((20, 2, 2), -6.0)

@@ -8,12 +8,14 @@ import torch
 
 pytest.importorskip("sklearn", reason="the digits need the extra spikeloom[train]")
 
+import spikeloom as sl
 from spikeloom import recipes
 from spikeloom.datasets import digits as load_digits
 from spikeloom.events import Events
 from spikeloom.recipes.digits import digits
 from spikeloom.recipes.latency_mnist import latency_mnist
 from spikeloom.recipes.rate_patterns import rate_patterns
+from spikeloom.recipes.yin_yang import yin_yang
 from spikeloom.training.experiment import Experiment
 
 
@@ -76,6 +78,28 @@ def test_digits_learn(tmp_path):
     fitted = fit(replace(digits(), epochs=4, hidden=32, steps=20, window=16, batch_size=64), tmp_path)
     assert fitted.rows[-1]["train_loss"] < 0.6 * fitted.rows[0]["train_loss"]
     assert fitted.test["test_accuracy"] > 0.6  # chance is 0.1
+
+
+def test_yin_yang_is_coded_in_time():
+    experiment = yin_yang()
+    spikes = experiment.encode(torch.tensor([[0.0, 1.0, 0.25, 0.75]])).to_dense()
+    assert spikes.shape == (400, 1, 5)
+    assert spikes[:, 0].argmax(0).tolist() == [0, 300, 75, 225, 0]
+    with pytest.raises(ValueError, match="expected dt <= window <= duration"):
+        replace(experiment, duration=20e-3).check()
+    assert experiment.data().validation is None
+    assert len(replace(experiment, validation=1e-9).data().validation.targets) == 1000
+
+
+def test_yin_yang_learns_by_exact_gradients(tmp_path):
+    from spikeloom.training import fit
+
+    small = replace(
+        yin_yang(), epochs=1, hidden=80, dt=0.5e-3, schedule="constant", validation=0.5, test=False, lr=1e-2
+    )
+    fitted = fit(small, tmp_path)
+    assert fitted.rows[-1]["validation_accuracy"] > 0.5  # chance is 0.33
+    assert fitted.task.gradient == sl.EventProp()
 
 
 @pytest.mark.parametrize("readout", ["membrane", "spikes"])

@@ -61,6 +61,17 @@ def test_parameter_bounds():
     assert r.parameter_bounds(torch.tensor([-2.0]), low=-1.0).item() == pytest.approx(1.0)
 
 
+def test_silence_costs_the_distance_to_the_threshold():
+    v = torch.tensor([[0.2, 0.9, -1.0], [0.5, 0.1, -2.0]], dtype=torch.float64).unsqueeze(1).requires_grad_()
+    spikes = torch.zeros(2, 1, 3, dtype=torch.float64)
+    spikes[0, 0, 1] = 1
+    cost = r.silence(v, spikes, v_th=torch.tensor([1.0, 1.0, 2.0]), strength=6.0)
+    assert cost.item() == pytest.approx(6 * (0.5 + 0.0 + 1.5) / 3)
+    cost.backward()
+    # At the highest point of the silent ones, and nowhere else.
+    assert v.grad is not None and v.grad.flatten().tolist() == [0, 0, -1, -2, 0, 0]
+
+
 S = torch.zeros(5, 2, 3)
 
 
@@ -70,6 +81,8 @@ S = torch.zeros(5, 2, 3)
         (lambda: r.firing_lower_bound(S, 1, per="layer"), '"neuron" or "population", got \'layer\''),
         (lambda: r.firing_upper_bound(S, 1, norm=3), "norm is 1 or 2, got 3"),
         (lambda: r.firing_upper_bound(S, -1), "not negative, got -1"),
+        (lambda: r.silence(S, S[1:], 1.0), "membranes and spikes of one shape"),
+        (lambda: r.silence(S, S, 0.0), "thresholds above 0, got 0"),
         (lambda: r.parameter_bounds(S), "low=, high= or both, got neither"),
         (lambda: r.parameter_bounds(S, low=2, high=1), "low < high, got low=2, high=1"),
         (lambda: r.parameter_bounds(S, low=0.0), "bound of 0 gives no scale"),

@@ -141,7 +141,7 @@ def test_the_test_set_is_not_read_before_the_end(tmp_path):
     assert fitted.test == {}
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "exponential"])
 def test_schedules_follow_their_formula_batch_by_batch(tmp_path, schedule):
     seen = []
 
@@ -155,9 +155,10 @@ def test_schedules_follow_their_formula_batch_by_batch(tmp_path, schedule):
         "constant": lambda k: 1.0,
         "cosine": lambda k: math.cos(math.pi * k / n / 2) ** 2,
         "linear": lambda k: (n - k) / n,
+        "exponential": lambda k: 0.95 ** (100 * k / n),
     }[schedule]
     assert seen == pytest.approx([0.05 * formula(k) for k in range(n)])
-    assert SCHEDULES[schedule](2.0) == (1.0 if schedule == "constant" else pytest.approx(0.0))
+    assert SCHEDULES[schedule](2.0) == (1.0 if schedule == "constant" else pytest.approx(0.0, abs=1e-4))
 
 
 def test_time_constants_have_their_own_rate(tmp_path):

@@ -344,7 +344,12 @@ class Events:
         return Events(self._time, self._channel, self._offsets, self._value, (*self._shape[:2], *axes))
 
     def reversed(self) -> Events:
-        """The same events with time running back: step t becomes T - 1 - t."""
+        """The same events with time running back: step t becomes T - 1 - t.
+
+        >>> import torch, spikeloom as sl
+        >>> sl.Events.from_coordinates([0, 1], [0, 0], [2, 3], shape=(4, 1, 5)).reversed().time
+        tensor([2, 3])
+        """
         time = self._shape[0] - 1 - self.time
         return Events.from_coordinates(time, self.batch, self.channel, self._value, shape=self._shape)
 

@@ -51,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
         module="yin_yang",
         function="yin_yang",
         summary="Yin-Yang by spike times with exact gradients (EventProp), 5-200-3",
-        expected="to be measured",
+        expected="97 % of the validation points after 17 of 100 epochs (seed 0); full runs are still to be measured",
     ),
     "latency-mnist": Recipe(
         module="latency_mnist",

@@ -48,8 +48,8 @@ class YinYang(Experiment):
 
     rule: Literal["eventprop", "bptt"] = "eventprop"
     hidden: int = 200
-    dt: float = 0.2e-3
-    duration: float = 50e-3
+    dt: float = 0.1e-3
+    duration: float = 40e-3
     window: float = 30e-3
     tau0: float = 0.5e-3
     alpha: float = 3e-3
