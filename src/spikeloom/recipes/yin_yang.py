@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spikeloom import datasets, decoding, losses
+from spikeloom import datasets, decoding, losses, regularizers
 from spikeloom.events import Events
 from spikeloom.gradients import BPTT, EventProp
-from spikeloom.network import Layer, Sequential
+from spikeloom.network import Layer, Run, Sequential
 from spikeloom.neurons import CubaLIF
 from spikeloom.training.experiment import Experiment, Schedule, Splits
 
@@ -35,9 +35,12 @@ class YinYang(Experiment):
         tau0: scale of the cross-entropy on spike times in seconds.
         alpha: strength of the term that draws the right output's spike to the start.
         tau1: scale of that term in seconds.
+        wake: strength of the cost of the right output's silence, by its membrane (`regularizers.silence`); where the
+            right output is silent the loss itself has no gradient. The source raises all weights instead.
     """
 
     name: ClassVar[str] = "yin-yang"
+    record: ClassVar[tuple[str, ...]] = ("1.v",)
     positive: ClassVar[tuple[str, ...]] = ("hidden", "dt", "duration", "window", "tau0", "tau1")
 
     epochs: int = 100
@@ -54,6 +57,7 @@ class YinYang(Experiment):
     tau0: float = 0.5e-3
     alpha: float = 3e-3
     tau1: float = 6.4e-3
+    wake: float = 10.0
 
     def check(self) -> None:
         super().check()
@@ -107,6 +111,11 @@ class YinYang(Experiment):
             tau1=self.tau1,
             gradient="event" if self.rule == "eventprop" else "survival",
         )
+
+    def penalty(self, run: Run, target: Tensor) -> Tensor:
+        right = target.reshape(1, -1, 1).expand(len(run.output), -1, 1)
+        membrane, spikes = (x.gather(2, right) for x in (run.records["1.v"], run.output))
+        return regularizers.silence(membrane, spikes, v_th=1.0, strength=self.wake)
 
 
 def yin_yang() -> YinYang:

@@ -14,6 +14,7 @@ from torch import nn
 
 from spikeloom.datasets import Images
 from spikeloom.datasets.batches import BatchLoader
+from spikeloom.network import Run
 
 Optimiser = Literal["adam", "adamw", "adamax", "sgd"]
 Schedule = Literal["constant", "cosine", "linear", "exponential"]
@@ -74,6 +75,8 @@ class Experiment(ABC):
     # Settings of a recipe's own that must be above 0, and those that must lie from 0 to 1.
     positive: ClassVar[tuple[str, ...]] = ()
     parts: ClassVar[tuple[str, ...]] = ()
+    # What the network records in training, for the penalty; without a name there is none.
+    record: ClassVar[tuple[str, ...]] = ()
 
     epochs: int = 10
     batch_size: int = 128
@@ -97,6 +100,10 @@ class Experiment(ABC):
     def gradient(self) -> Any:
         """The gradient rule, as `spikeloom.run` takes it; None for its default."""
         return None
+
+    def penalty(self, run: Run, target: torch.Tensor) -> torch.Tensor:
+        """What a training batch costs beside its loss, from its run with the names in `record`."""
+        return torch.zeros(())
 
     @abstractmethod
     def data(self, data_dir: str | Path | None = None) -> Splits:

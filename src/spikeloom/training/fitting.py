@@ -143,6 +143,8 @@ def make_task(experiment: Experiment, splits: Splits) -> Task:
         optimiser=experiment.optimiser,
         schedule=experiment.schedule,
         gradient=experiment.gradient(),
+        record=experiment.record,
+        penalty=experiment.penalty if experiment.record else None,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from spikeloom.network import run
+from spikeloom.network import Run, run
 from spikeloom.parameters import parameter_groups
 
 OPTIMISERS = {
@@ -47,6 +47,9 @@ class Task(lightning.LightningModule):
         weight_decay: weight decay, for weights only.
         optimiser: "adam", "adamw", "adamax" or "sgd".
         schedule: "constant", "cosine", "linear" or "exponential" (to 0.6 %); the rate changes after each batch.
+        record: names that the network is to record in training, as `spikeloom.run` takes them, for the penalty.
+        penalty: function of (a training batch's `Run`, targets) that gives a scalar, added to the loss: costs of
+            activity, say. The loss that is logged is without it.
         gradient: gradient rule, such as `EventProp()`; None for the network's default.
 
     Raises:
@@ -71,6 +74,8 @@ class Task(lightning.LightningModule):
         optimiser: str = "adam",
         schedule: str = "constant",
         gradient: Any = None,
+        record: tuple[str, ...] = (),
+        penalty: Callable[[Run, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         for kind, value, table in (("optimiser", optimiser, OPTIMISERS), ("schedule", schedule, SCHEDULES)):
@@ -84,6 +89,7 @@ class Task(lightning.LightningModule):
         self.network, self.loss, self.decode, self.classes = network, loss, decode, classes
         self.lr, self.time_constant_lr, self.weight_decay = lr, time_constant_lr, weight_decay
         self.optimiser, self.schedule, self.gradient = optimiser, schedule, gradient
+        self.record, self.penalty = record, penalty
         self.metrics = nn.ModuleDict()
         if classes is not None:
             for part in ("train", "validation", "test"):
@@ -98,7 +104,11 @@ class Task(lightning.LightningModule):
         return result[0] if isinstance(result, tuple) else result
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        return self._step(batch, "train")
+        if self.penalty is None:
+            return self._step(batch, "train")
+        x, target = batch
+        found = run(self.network, x, gradient=self.gradient, record=self.record)
+        return self._score(found.output, target, "train") + self.penalty(found, target)
 
     def validation_step(self, batch: Any, index: int) -> None:
         self._step(batch, "validation")
@@ -108,7 +118,9 @@ class Task(lightning.LightningModule):
 
     def _step(self, batch: Any, part: str) -> Tensor:
         x, target = batch
-        output = self(x)
+        return self._score(self(x), target, part)
+
+    def _score(self, output: Tensor, target: Tensor, part: str) -> Tensor:
         loss = self.loss(output, target)
         # The size is given because Events and time-first rasters do not have the batch on their first axis.
         kind: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": output.shape[1]}
