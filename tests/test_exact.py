@@ -10,10 +10,10 @@ import spikeloom as sl
 from spikeloom.exact import Network, simulate
 from spikeloom.exact.flow import Rates, first_crossing
 
-T = 0.02
+T = 0.016
 
 
-def random_network(seed, *, refractory=0.0, increment=0.0, equal=False, neurons=3, inputs=3, spikes=6):
+def random_network(seed, *, refractory=0.0, increment=0.0, equal=False, neurons=3, inputs=3, spikes=5):
     """Numbers of a recurrent network with delays, and input for it."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -53,7 +53,7 @@ def random_loss(generator, neurons=3):
     on_integral = torch.randn(neurons, generator=generator, dtype=torch.float64)
 
     def loss(given, times, channels, reset):
-        found = simulate(Network(**given, reset=reset), times, channels, duration=T, samples=[0.005, 0.0113, 0.018])
+        found = simulate(Network(**given, reset=reset), times, channels, duration=T, samples=[0.005, 0.0113, 0.015])
         total = 10 * (found.times * on_times[: len(found.times)]).sum() + (found.membrane * on_samples).sum()
         return total + 100 * (found.integral * on_integral).sum() + (found.v + found.i + found.a).sum(), found.neurons
 
@@ -64,7 +64,7 @@ CASES = {
     "plain": (0, {}, "zero"),
     "refractory, adaptive": (1, {"refractory": 2e-3, "increment": 0.2}, "zero"),
     "subtract, adaptive": (2, {"increment": 0.2}, "subtract"),
-    "equal time constants": (3, {"equal": True, "refractory": 3e-3, "increment": 0.3, "spikes": 4}, "zero"),
+    "equal time constants": (3, {"equal": True, "refractory": 3e-3, "increment": 0.3, "spikes": 3}, "zero"),
 }
 
 
@@ -118,9 +118,9 @@ def test_spike_times_have_closed_forms():
 def test_membranes_follow_their_equations():
     given, times, channels, _ = random_network(4, refractory=2e-3, increment=0.2, neurons=2)
     given["recurrent_delay"] = torch.tensor(1e-3)
-    samples = [0.007, 0.014, T]
+    samples = [0.006, 0.012, T]
     found = simulate(Network(**given), times, channels, duration=T, samples=samples)
-    assert len(found.times) > 5
+    assert len(found.times) >= 5
     assert torch.equal(found.times, found.times.sort().values)
     h, v, i, a, area = 2e-6, given["v_init"].clone(), given["i_init"].clone(), torch.zeros(2), torch.zeros(2)
     arrivals = [
