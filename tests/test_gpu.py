@@ -11,6 +11,7 @@ import spikeloom as sl
 from cases import Case, compare
 from spikeloom.engine import gpu, operator, triton_module, triton_source
 from spikeloom.engine.generated import Wanted
+from spikeloom.gradients.costate import AdaptiveCostate, Costate
 from tables import NEURONS, RESETS, SURROGATES, layer, raster
 
 triton = pytest.importorskip("triton")
@@ -287,3 +288,19 @@ class _Remember:
             self.calls.append((self.function, args, options))
 
         return run
+
+
+@pytest.mark.parametrize("kind", [Costate, AdaptiveCostate])
+def test_the_adjoint_of_eventprop_is_a_step_like_any_other(kind):
+    names = ("alpha", "beta", "gain", "rate_syn", "rate_mem", "rho", "lift", "kept")
+
+    class Numbered(kind):
+        step = staticmethod(kind.step)
+
+        def coefficients(self, dt):
+            return {
+                name: torch.tensor(0.3 + 0.1 * k) for k, name in enumerate(names[: 8 if kind is not Costate else 5])
+            }
+
+    case = Case("Costate", neuron=Numbered(5), ports=8, record=("pv", "pi"))
+    compare(case, gpu, every=2)

@@ -32,7 +32,7 @@ def yin_yang(
     >>> import spikeloom as sl
     >>> points, labels = sl.datasets.yin_yang("test")
     >>> points.shape, labels[:6]
-    (torch.Size([1000, 4]), tensor([2, 1, 1, 2, 0, 0]))
+    (torch.Size([1000, 4]), tensor([2, 2, 1, 1, 1, 2]))
 
     Source: Kriener, Göltz & Petrovici 2022, arXiv:2102.08211.
     """
