@@ -2,10 +2,10 @@
 
 from .adaptive import ALIF as ALIF
 from .adaptive import AdLIF as AdLIF
+from .adaptive import CubaALIF as CubaALIF
 from .adex import EIF as EIF
 from .adex import AdEx as AdEx
 from .coba import CobaLIF as CobaLIF
-from .adaptive import CubaALIF as CubaALIF
 from .cuba import CubaLI as CubaLI
 from .cuba import CubaLIF as CubaLIF
 from .izhikevich import Izhikevich as Izhikevich
