@@ -47,6 +47,12 @@ RECIPES: dict[str, Recipe] = {
         summary="which half of 100 Poisson inputs is active? 100-2, read out from membranes or spikes",
         expected="100 % of 1,000 fresh trials with either readout, in half a minute",
     ),
+    "chirp": Recipe(
+        module="chirp",
+        function="chirp",
+        summary="one frozen raster of 200 inputs becomes a chirp, 200-50-1, every parameter trained",
+        expected="mean squared error 0.001 after 2,000 iterations, in half a minute",
+    ),
     "latency-mnist": Recipe(
         module="latency_mnist",
         function="latency_mnist",
@@ -68,7 +74,7 @@ def find(name: str) -> Recipe:
     'digits'
     >>> find("digit")
     Traceback (most recent call last):
-    ValueError: There is no recipe 'digit'. Did you mean 'digits'? Recipes: digits, rate-patterns, latency-mnist.
+    ValueError: There is no recipe 'digit'. Did you mean 'digits'? Recipes: digits, rate-patterns, ...
     """
     key = name.replace("_", "-")
     if key not in RECIPES:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from spikeloom.datasets import Images
 from spikeloom.datasets.batches import BatchLoader
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Optimiser = Literal["adam", "adamw", "adamax", "sgd"]
 Schedule = Literal["constant", "cosine", "linear"]
@@ -104,6 +107,18 @@ class Experiment(ABC):
     def decode(self, output: torch.Tensor) -> torch.Tensor:
         """Scores [B, classes], the highest of which is the prediction, from the network's output [T, B, classes]."""
         return output.amax(0)
+
+    def penalty(self, network: nn.Module) -> torch.Tensor | None:
+        """A scalar that training adds to the loss, a cost on the network's parameters; None for none."""
+        return None
+
+    def findings(self, network: nn.Module, splits: Splits) -> Mapping[str, float]:
+        """Numbers beyond loss and accuracy, measured once on the trained network."""
+        return {}
+
+    def figures(self, before: nn.Module, after: nn.Module, splits: Splits) -> Sequence[Figure]:
+        """Pictures of the recipe's own for the report, from the network before and after training."""
+        return ()
 
     def trials(self) -> Sequence[tuple[str, Experiment]]:
         """The runs that this experiment stands for, with a name each: one for each seed."""

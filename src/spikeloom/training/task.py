@@ -40,6 +40,8 @@ class Task(lightning.LightningModule):
         loss: function of (output [T, B, *N], targets) that gives a scalar.
         decode: function of the output that gives scores [B, classes]; needed for classifications.
         classes: number of classes; None if targets are not int64 class labels [B].
+        penalty: function of the network that gives a scalar, a cost on its parameters, or None. Training adds it to
+            the loss, and logs it as ``train_penalty``; ``train_loss`` is the loss alone.
         lr: learning rate of the weights, at its highest.
         time_constant_lr: learning rate of the neurons' own parameters; as `lr` if None.
         weight_decay: weight decay, for weights only.
@@ -62,6 +64,7 @@ class Task(lightning.LightningModule):
         decode: Callable[[Tensor], Tensor] | None = None,
         *,
         classes: int | None = None,
+        penalty: Callable[[nn.Module], Tensor | None] | None = None,
         lr: float = 1e-3,
         time_constant_lr: float | None = None,
         weight_decay: float = 0.0,
@@ -78,6 +81,7 @@ class Task(lightning.LightningModule):
                 "[B, classes], for example decode=sl.decoding.max_over_time."
             )
         self.network, self.loss, self.decode, self.classes = network, loss, decode, classes
+        self.penalty = penalty
         self.lr, self.time_constant_lr, self.weight_decay = lr, time_constant_lr, weight_decay
         self.optimiser, self.schedule = optimiser, schedule
         self.metrics = nn.ModuleDict()
@@ -92,7 +96,12 @@ class Task(lightning.LightningModule):
         return result[0] if isinstance(result, tuple) else result
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        return self._step(batch, "train")
+        loss = self._step(batch, "train")
+        penalty = self.penalty(self.network) if self.penalty is not None else None
+        if penalty is None:
+            return loss
+        self.log("train_penalty", penalty.detach(), on_step=False, on_epoch=True, batch_size=1)
+        return loss + penalty
 
     def validation_step(self, batch: Any, index: int) -> None:
         self._step(batch, "validation")
