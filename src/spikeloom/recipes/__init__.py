@@ -53,6 +53,20 @@ RECIPES: dict[str, Recipe] = {
         summary="one frozen raster of 200 inputs becomes a chirp, 200-50-1, every parameter trained",
         expected="mean squared error 0.001 after 2,000 iterations, in half a minute",
     ),
+    "learned-time-constants": Recipe(
+        module="learned_time_constants",
+        function="learned_time_constants",
+        summary="MNIST by constant-current encoders, 784-100-10 recurrent, time constants and thresholds learned",
+        expected="to be measured",
+        data="MNIST",
+    ),
+    "ecg": Recipe(
+        module="ecg",
+        function="ecg",
+        summary="the wave of the heartbeat at every step of an electrocardiogram, 4-36-6 recurrent",
+        expected="to be measured",
+        data="ECG-QTDB",
+    ),
     "latency-mnist": Recipe(
         module="latency_mnist",
         function="latency_mnist",

@@ -56,7 +56,7 @@ class Chirp(Experiment):
 
     epochs: int = 20
     batch_size: int = 1
-    lr: float = 2e-2
+    lr: float = 1e-2
     schedule: Schedule = "cosine"
     threads: int = 1
 

@@ -105,7 +105,10 @@ class Experiment(ABC):
         """A scalar to make small, from the network's output [T, B, *N] and the batch's targets."""
 
     def decode(self, output: torch.Tensor) -> torch.Tensor:
-        """Scores [B, classes], the highest of which is the prediction, from the network's output [T, B, classes]."""
+        """Scores [B, classes], the highest of which is the prediction, from the network's output [T, B, classes].
+
+        Where each step has a label, the scores are [T, classes, B] for targets [T, B].
+        """
         return output.amax(0)
 
     def penalty(self, network: nn.Module) -> torch.Tensor | None:

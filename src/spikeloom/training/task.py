@@ -21,6 +21,8 @@ OPTIMISERS = {
     "sgd": torch.optim.SGD,
 }
 
+UNLABELLED = -100  # torch's own mark for a target that does not count, the default of F.cross_entropy
+
 # From the part of the training that is done, 0 to 1, to the part of the highest learning rate.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -38,8 +40,10 @@ class Task(lightning.LightningModule):
     Arguments:
         network: module that is called with a batch's inputs, a tensor [T, B, *N] or Events.
         loss: function of (output [T, B, *N], targets) that gives a scalar.
-        decode: function of the output that gives scores [B, classes]; needed for classifications.
-        classes: number of classes; None if targets are not int64 class labels [B].
+        decode: function of the output that gives scores [B, classes], or [T, classes, B] where each step has a label;
+            needed for classifications.
+        classes: number of classes; None if targets are not int64 class labels, [B] or [T, B]. A label of -100 does not
+            count, as in `torch.nn.functional.cross_entropy`.
         penalty: function of the network that gives a scalar, a cost on its parameters, or None. Training adds it to
             the loss, and logs it as ``train_penalty``; ``train_loss`` is the loss alone.
         lr: learning rate of the weights, at its highest.
@@ -87,8 +91,8 @@ class Task(lightning.LightningModule):
         self.metrics = nn.ModuleDict()
         if classes is not None:
             for part in ("train", "validation", "test"):
-                self.metrics[f"{part}_accuracy"] = MulticlassAccuracy(classes, average="micro")
-            self.metrics["confusion"] = MulticlassConfusionMatrix(classes)
+                self.metrics[f"{part}_accuracy"] = MulticlassAccuracy(classes, average="micro", ignore_index=UNLABELLED)
+            self.metrics["confusion"] = MulticlassConfusionMatrix(classes, ignore_index=UNLABELLED)
 
     def forward(self, x: Any) -> Tensor:
         """The network's output, without its state."""
