@@ -37,7 +37,7 @@ PUBLIC = [
     "Signal",
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),
     *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
-    *("regularizers", "run", "time_constant", "unconstrained", "unit_interval"),
+    *("plasticity", "regularizers", "run", "STDP", "time_constant", "unconstrained", "unit_interval"),
 ]
 
 # A module imports from its own level or from lower ones. `import spikeloom` itself stands on ROOT.
@@ -49,7 +49,8 @@ ORDER = [
     {"event_storage"},
     {"gradients", "events"},
     {"network"},
-    {"encoding", "decoding", "losses", "regularizers", "initializers", "activity", "diagnostics", "plots", "datasets"},
+    {"plasticity", "encoding", "decoding", "losses", "regularizers", "initializers", "activity", "diagnostics", "plots"}
+    | {"datasets"},
     {"signal"},
     {"event_series"},
     {"training"},

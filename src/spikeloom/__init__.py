@@ -6,6 +6,7 @@ from . import diagnostics as diagnostics
 from . import encoding as encoding
 from . import initializers as initializers
 from . import losses as losses
+from . import plasticity as plasticity
 from . import plots as plots
 from . import regularizers as regularizers
 from .constraints import between as between
@@ -41,6 +42,7 @@ from .parameters import Noise as Noise
 from .parameters import Param as Param
 from .parameters import State as State
 from .parameters import parameter_groups as parameter_groups
+from .plasticity import STDP as STDP
 from .signal import Signal as Signal
 from .surrogates import ATan as ATan
 from .surrogates import Boxcar as Boxcar

@@ -17,6 +17,8 @@ from spikeloom.neurons import LI, CubaLIF
 from spikeloom.surrogates import SuperSpike
 from spikeloom.training.experiment import Experiment, Schedule, Splits
 
+SIDE = 28  # pixels
+
 
 @dataclass(kw_only=True)
 class LatencyMnist(Experiment):
@@ -36,6 +38,7 @@ class LatencyMnist(Experiment):
         tau_readout: time constant of the outputs in seconds.
         width: width of the surrogate.
         spike_dropout: part of the input spikes that are dropped in training, drawn anew for each batch.
+        shift: images are moved by up to so many pixels each way in training, drawn anew for each sample.
     """
 
     name: ClassVar[str] = "latency-mnist"
@@ -55,6 +58,12 @@ class LatencyMnist(Experiment):
     tau_readout: float = 100e-3
     width: float = 0.1
     spike_dropout: float = 0.1
+    shift: int = 0
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.shift < SIDE:
+            raise ValueError(f"{self.name} got shift={self.shift}; expected 0 to {SIDE - 1} pixels.")
 
     def network(self) -> nn.Module:
         first, second = nn.Linear(784, self.hidden, bias=False), nn.Linear(self.hidden, 10, bias=False)
@@ -80,12 +89,17 @@ class LatencyMnist(Experiment):
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,
-            transform=self._drop if shuffle else None,
+            transform=self._disturb if shuffle else None,
         )
 
-    def _drop(self, spikes: Events) -> Events:
-        keep = torch.rand(spikes.total) >= self.spike_dropout
-        return Events.from_coordinates(spikes.time[keep], spikes.batch[keep], spikes.channel[keep], shape=spikes.shape)
+    def _disturb(self, spikes: Events) -> Events:
+        """Spikes of moved images, some dropped: what training sees."""
+        down, across = torch.randint(-self.shift, self.shift + 1, (2, len(spikes)))
+        row, column = spikes.channel // SIDE + down[spikes.batch], spikes.channel % SIDE + across[spikes.batch]
+        keep = (row >= 0) & (row < SIDE) & (column >= 0) & (column < SIDE)
+        keep &= torch.rand(spikes.total) >= self.spike_dropout
+        channel = (SIDE * row + column)[keep]
+        return Events.from_coordinates(spikes.time[keep], spikes.batch[keep], channel, shape=spikes.shape)
 
     def decode(self, output: Tensor) -> Tensor:
         if self.loss_function == "spike_count":
