@@ -119,16 +119,16 @@ def test_spike_dropout_drops_its_part():
 
 def test_shifted_spikes_are_spikes_of_shifted_images():
     images = torch.zeros(200, 28, 28)
-    images[:, 3, 27], images[:, 12, 5] = 0.5, 0.9
+    images[:, 3, 27], images[:, 12, 5] = 0.5, 0.75
     spikes = encoding.latency(images.flatten(1), 100)
     moved = replace(latency_mnist(), spike_dropout=0.0, shift=1)._disturb(spikes)
     seen = set()
     for sample in range(200):
         found = {(int(c) // 28, int(c) % 28, int(t)) for c, t in zip(moved[sample].channel, moved[sample].time)}
         (row, column, time) = min(found, key=lambda spike: spike[2])
-        assert time == 9
+        assert time == 25
         down, across = row - 12, column - 5
-        assert found == {(row, column, 9)} | ({(3 + down, 27 + across, 50)} if across < 1 else set())
+        assert found == {(row, column, 25)} | ({(3 + down, 27 + across, 50)} if across < 1 else set())
         seen.add((down, across))
     assert seen == {(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)}
 

@@ -47,6 +47,12 @@ RECIPES: dict[str, Recipe] = {
         summary="which half of 100 Poisson inputs is active? 100-2, read out from membranes or spikes",
         expected="100 % of 1,000 fresh trials with either readout, in half a minute",
     ),
+    "cells": Recipe(
+        module="cells",
+        function="cells",
+        summary="one neuron around dense, recurrent and convolutional connections; spikes or rates; surrogate or STDP",
+        expected="to be measured",
+    ),
     "chirp": Recipe(
         module="chirp",
         function="chirp",
