@@ -103,11 +103,11 @@ class Cells(Experiment):
 
     epochs: int = 8
     batch_size: int = 50
-    lr: float = 2e-3
+    lr: float = 5e-3
     schedule: Schedule = "cosine"
     threads: int = 1
 
-    connection: Literal["dense", "recurrent", "convolution"] = "convolution"
+    connection: Literal["dense", "recurrent", "convolution"] = "dense"
     cell: Literal["euler", "exact", "lif"] = "euler"
     act: Literal["spikes", "rate"] = "spikes"
     rule: Literal["surrogate", "stdp", "both"] = "surrogate"
@@ -128,7 +128,7 @@ class Cells(Experiment):
         if self.connection == "convolution":
             connection: nn.Module = nn.Conv2d(3, MAPS, 3, padding=1, bias=False)
             outputs, weight = MAPS * (SIDE // 4) ** 2, connection.weight
-            pool: nn.Module = nn.Sequential(nn.MaxPool2d(4), nn.Flatten())
+            pool: nn.Module = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
         else:
             linear = nn.Linear(3 * SIDE**2, self.hidden, bias=False)
             connection, outputs, weight, pool = (
@@ -140,8 +140,10 @@ class Cells(Experiment):
             if self.connection == "recurrent":
                 options |= {"recurrent": nn.Linear(self.hidden, self.hidden, bias=False), "self_connections": False}
         # A spike moves a cell's membrane by a hundredth of its weight within the step, and a LIF's by nearly all of it.
-        # With these gains the membranes end a trial with a standard deviation of about 1, the threshold.
-        initializers.scaled_normal_(weight, 2.0 if self.cell == "lif" else 25.0)
+        # With a gain of 25, membranes end a trial with a standard deviation of about 1, the threshold; filters, which
+        # are few and shared, begin smaller, so that they can still turn.
+        gain = 10.0 if self.connection == "convolution" else 25.0
+        initializers.scaled_normal_(weight, gain * (0.08 if self.cell == "lif" else 1.0))
         readout = Layer(nn.Linear(outputs, 10, bias=False), LI(10, tau_mem=20e-3))
         initializers.scaled_normal_(readout.connection.weight, 1.0)  # type: ignore[union-attr, arg-type]
         return PlasticNetwork(Layer(connection, neuron, **options), pool, readout, self.rule)

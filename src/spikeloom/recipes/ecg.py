@@ -40,16 +40,16 @@ class Ecg(Experiment):
 
     epochs: int = 40
     batch_size: int = 32
-    lr: float = 1e-2
-    time_constant_lr: float | None = 2e-2
+    lr: float = 5e-2
+    time_constant_lr: float | None = 5e-2
     schedule: Schedule = "cosine"
     threads: int = 1
 
     learned: bool = True
     hidden: int = 36
-    tau_mem: float = 20e-3
+    tau_mem: float = 10e-3
     tau_syn: float = 5e-3
-    tau_readout: float = 10e-3
+    tau_readout: float = 5e-3
     spread: float = 0.5
     width: float = 0.3
     gain: float = 1.0

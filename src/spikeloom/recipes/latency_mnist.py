@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ class LatencyMnist(Experiment):
 
     Arguments:
         loss_function: "cross_entropy" of the highest membrane potentials, or "spike_count".
+        learned: train tau_mem, tau_syn and v_th of each hidden neuron too, or else the weights alone.
         hidden: number of hidden neurons.
         steps: time steps T of 1 ms.
         threshold: pixels below it are silent.
@@ -51,6 +52,7 @@ class LatencyMnist(Experiment):
     schedule: Schedule = "cosine"
 
     loss_function: Literal["cross_entropy", "spike_count"] = "cross_entropy"
+    learned: bool = True
     hidden: int = 128
     steps: int = 100
     threshold: float = 0.25
@@ -70,12 +72,16 @@ class LatencyMnist(Experiment):
         nn.init.normal_(first.weight, 0.0, 0.6)
         nn.init.normal_(second.weight, 0.0, 0.3)
         surrogate = SuperSpike(width=self.width)
-        hidden = CubaLIF(self.hidden, tau_mem=self.tau_mem, tau_syn=5e-3)
+        own: dict[str, Any] = {name: torch.full((self.hidden,), value) for name, value in self._initial().items()}
+        hidden = CubaLIF(self.hidden, learn=tuple(own) if self.learned else (), **own)
         firing = self.loss_function == "spike_count"
         output = CubaLIF(10, tau_mem=20e-3, tau_syn=5e-3) if firing else LI(10, tau_mem=self.tau_readout)
         return Sequential(
             Layer(first, hidden, surrogate=surrogate), Layer(second, output, surrogate=surrogate), dt=1e-3
         )
+
+    def _initial(self) -> dict[str, float]:
+        return {"tau_mem": self.tau_mem, "tau_syn": 5e-3, "v_th": 1.0}
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
         train, test = datasets.mnist(data_dir, train=True), datasets.mnist(data_dir, train=False)

@@ -47,7 +47,7 @@ class LearnedTimeConstants(Experiment):
     positive: ClassVar[tuple[str, ...]] = ("hidden", "steps", "tau_mem", "threshold", "tau_readout", "width", "gain")
     parts: ClassVar[tuple[str, ...]] = ("dropout",)
 
-    epochs: int = 10
+    epochs: int = 12
     batch_size: int = 128
     lr: float = 5e-3
     time_constant_lr: float | None = 1e-2
@@ -57,14 +57,14 @@ class LearnedTimeConstants(Experiment):
     learned: bool = True
     hidden: int = 100
     steps: int = 32
-    tau_mem: float = 10e-3
+    tau_mem: float = 20e-3
     threshold: float = 0.5
     spread: float = 0.2
     tau_readout: float = 20e-3
     width: float = 0.1
     gain: float = 1.0
-    dropout: float = 0.1
-    shift: int = 0
+    dropout: float = 0.0
+    shift: int = 1
 
     def check(self) -> None:
         super().check()
