@@ -40,11 +40,21 @@ class LearnedTimeConstants(Experiment):
         gain: standard deviation that the input gives the membrane potential before training, in medians of the
             threshold.
         dropout: part of the pixels that are dropped in training, drawn anew for each sample of each batch.
+        images: use the first so many training images, and as many test images at most.
         shift: images are moved by up to so many pixels each way in training, drawn anew for each sample.
     """
 
     name: ClassVar[str] = "learned-time-constants"
-    positive: ClassVar[tuple[str, ...]] = ("hidden", "steps", "tau_mem", "threshold", "tau_readout", "width", "gain")
+    positive: ClassVar[tuple[str, ...]] = (
+        "hidden",
+        "steps",
+        "tau_mem",
+        "threshold",
+        "tau_readout",
+        "width",
+        "gain",
+        "images",
+    )
     parts: ClassVar[tuple[str, ...]] = ("dropout",)
 
     epochs: int = 12
@@ -64,6 +74,7 @@ class LearnedTimeConstants(Experiment):
     width: float = 0.1
     gain: float = 1.0
     dropout: float = 0.0
+    images: int = 60_000
     shift: int = 1
 
     def check(self) -> None:
@@ -97,7 +108,7 @@ class LearnedTimeConstants(Experiment):
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
         train, test = datasets.mnist(data_dir, train=True), datasets.mnist(data_dir, train=False)
-        return Splits.of(self._loader, train, test, self.validation)
+        return Splits.of(self._loader, train[: self.images], test[: self.images], self.validation)
 
     def _loader(self, images: datasets.Images, shuffle: bool = False) -> datasets.BatchLoader:
         levels = (torch.arange(256) / 255 - 0.1307) / 0.3081

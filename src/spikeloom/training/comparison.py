@@ -60,7 +60,10 @@ def compare(
     """
     arms = arms_of(experiment, key, values)
     directory = Path(directory)
-    runs = {arm: [(directory / arm / (name or "run"), trial) for name, trial in e.trials()] for arm, e in arms.items()}
+    runs = {
+        arm: [(directory / arm / (name or f"seed-{trial.seed}"), trial) for name, trial in e.trials()]
+        for arm, e in arms.items()
+    }
     found = run_all(
         # Seed by seed, so that an experiment that is cut short still has pairs.
         [run for group in zip(*runs.values(), strict=True) for run in group],
