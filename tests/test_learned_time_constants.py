@@ -153,7 +153,7 @@ def test_ecg_is_learned_and_unlabelled_steps_do_not_count(heartbeats, tmp_path):
 
 
 def test_spreads_out_of_range_are_sentences():
-    with pytest.raises(ValueError, match=r"learned-time-constants got spread=-1.0, shift=0; expected"):
+    with pytest.raises(ValueError, match=r"learned-time-constants got spread=-1.0, shift=1; expected"):
         replace(learned_time_constants(), spread=-1.0).check()
     with pytest.raises(ValueError, match=r"ecg got spread=3.0; expected a number from 0"):
         replace(ecg(), spread=3.0).check()

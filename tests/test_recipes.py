@@ -29,7 +29,7 @@ def test_every_recipe_is_an_experiment_of_its_name(name):
 
 
 def test_an_unknown_recipe_is_a_sentence():
-    with pytest.raises(ValueError, match=r"no recipe 'mnist-latency'\..*Recipes: digits, rate-patterns, chirp, "):
+    with pytest.raises(ValueError, match=r"no recipe 'mnist-latency'\..*Recipes: digits, rate-patterns, cells, "):
         recipes.find("mnist-latency")
 
 

@@ -46,10 +46,11 @@ class LatencyMnist(Experiment):
     positive: ClassVar[tuple[str, ...]] = ("hidden", "steps", "tau_mem", "tau_readout", "width")
     parts: ClassVar[tuple[str, ...]] = ("threshold", "spike_dropout")
 
-    epochs: int = 8
+    epochs: int = 12
     batch_size: int = 64
-    lr: float = 1e-2
+    lr: float = 2e-2
     schedule: Schedule = "cosine"
+    threads: int = 1
 
     loss_function: Literal["cross_entropy", "spike_count"] = "cross_entropy"
     learned: bool = True
@@ -59,8 +60,8 @@ class LatencyMnist(Experiment):
     tau_mem: float = 20e-3
     tau_readout: float = 100e-3
     width: float = 0.1
-    spike_dropout: float = 0.1
-    shift: int = 0
+    spike_dropout: float = 0.0
+    shift: int = 1
 
     def check(self) -> None:
         super().check()
