@@ -41,7 +41,7 @@ PUBLIC = [
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),
     *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
     *("AdEx", "BRF", "CobaLIF", "EIF", "Izhikevich", "QIF", "RF", "Rate", "StochasticLIF"),
-    *("regularizers", "run", "time_constant", "unconstrained", "unit_interval"),
+    *("plasticity", "regularizers", "run", "STDP", "time_constant", "unconstrained", "unit_interval"),
 ]
 
 # A module imports from its own level or from lower ones. `import spikeloom` itself stands on ROOT.
@@ -64,6 +64,7 @@ ORDER = [
         "plots",
         "datasets",
         "exact",
+        "plasticity",
     },
     {"signal"},
     {"event_series"},

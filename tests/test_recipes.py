@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("sklearn", reason="the digits need the extra spikeloom[train]")
 
 import spikeloom as sl
-from spikeloom import recipes
+from spikeloom import encoding, recipes
 from spikeloom.datasets import digits as load_digits
 from spikeloom.events import Events
 from spikeloom.recipes.digits import digits
@@ -134,11 +134,27 @@ def test_spike_count_loss_is_an_option():
 
 
 def test_spike_dropout_drops_its_part():
-    experiment = replace(latency_mnist(), spike_dropout=0.3)
-    spikes = Events.from_dense(torch.ones(10, 20, 30))
-    kept = experiment._drop(spikes)
+    experiment = replace(latency_mnist(), spike_dropout=0.3, shift=0)
+    spikes = Events.from_dense(torch.ones(2, 20, 784))
+    kept = experiment._disturb(spikes)
     assert kept.shape == spikes.shape
     assert abs(kept.total / spikes.total - 0.7) < 5 * (0.3 * 0.7 / spikes.total) ** 0.5
+
+
+def test_shifted_spikes_are_spikes_of_shifted_images():
+    images = torch.zeros(200, 28, 28)
+    images[:, 3, 27], images[:, 12, 5] = 0.5, 0.75
+    spikes = encoding.latency(images.flatten(1), 100)
+    moved = replace(latency_mnist(), spike_dropout=0.0, shift=1)._disturb(spikes)
+    seen = set()
+    for sample in range(200):
+        found = {(int(c) // 28, int(c) % 28, int(t)) for c, t in zip(moved[sample].channel, moved[sample].time)}
+        (row, column, time) = min(found, key=lambda spike: spike[2])
+        assert time == 25
+        down, across = row - 12, column - 5
+        assert found == {(row, column, 25)} | ({(3 + down, 27 + across, 50)} if across < 1 else set())
+        seen.add((down, across))
+    assert seen == {(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)}
 
 
 @pytest.mark.skipif("SPIKELOOM_DATA" not in os.environ, reason="the real files: set SPIKELOOM_DATA to their directory")

@@ -7,6 +7,7 @@ from . import encoding as encoding
 from . import exact as exact
 from . import initializers as initializers
 from . import losses as losses
+from . import plasticity as plasticity
 from . import plots as plots
 from . import regularizers as regularizers
 from .constraints import between as between
@@ -53,6 +54,7 @@ from .parameters import Noise as Noise
 from .parameters import Param as Param
 from .parameters import State as State
 from .parameters import parameter_groups as parameter_groups
+from .plasticity import STDP as STDP
 from .signal import Signal as Signal
 from .surrogates import ATan as ATan
 from .surrogates import Boxcar as Boxcar

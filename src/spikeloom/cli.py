@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, metavar="N", help="short for --set epochs=N")
     train.add_argument("--seed", type=int, metavar="N", help="short for --set seed=N")
     train.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute (default: cpu)")
+    train.add_argument("--vary", metavar="KEY=A,B", help="a controlled experiment: train with each value of a setting")
+    train.add_argument("--processes", type=int, default=1, metavar="N", help="train so many seeds or folds at a time")
     train.add_argument("--out", metavar="DIR", help="directory of the run (default: runs/RECIPE-TIME)")
     train.add_argument("--resume", metavar="DIR", help="go on with the run in this directory, as it was begun")
     train.set_defaults(action=_train)
@@ -98,8 +100,12 @@ def _train(options: argparse.Namespace) -> int:
         raise Misuse(
             "There is no CUDA device that torch can use here (see: spikeloom doctor). Leave out --device cuda."
         )
-    from spikeloom.training import settings, train
+    from spikeloom.training import compare, settings, train
     from spikeloom.training.files import write_json
+
+    if options.processes < 1:
+        raise Misuse(f"--processes got {options.processes}; expected 1 or more.")
+    varied = _varied(experiment, begun["vary"])
 
     if options.resume:
         directory = Path(options.resume)
@@ -111,8 +117,13 @@ def _train(options: argparse.Namespace) -> int:
     console.print(f"[bold]{experiment.name}[/bold] in {directory}", highlight=False, soft_wrap=True)
     data_dir = options.data_dir or begun["data_dir"]
     kind = {"device": begun["device"], "console": console, "command": begun["command"]}
+    kind |= {"data_dir": data_dir, "processes": options.processes}
     try:
-        metrics = train(experiment, directory, data_dir=data_dir, **kind)
+        if varied is not None:
+            compare(experiment, *varied, directory, **kind)
+            console.print((directory / "comparison.md").read_text(), highlight=False, soft_wrap=True, markup=False)
+            return 0
+        metrics = train(experiment, directory, **kind)
     except KeyboardInterrupt:
         return _complain(f"Interrupted. Go on, from the start of this epoch, with: {_resume(directory)}", INTERRUPTED)
     _print_metrics(metrics, directory, console)
@@ -126,14 +137,31 @@ def _new(options: argparse.Namespace) -> dict[str, Any]:
     short = {"epochs": options.epochs, "seed": options.seed}
     changes = [*options.set, *(f"{key}={value}" for key, value in short.items() if value is not None)]
     words = ["spikeloom", "train", options.recipe, *(["--set", *changes] if changes else [])]
+    words += ["--vary", options.vary] if options.vary else []
     words += [] if options.device == "cpu" else ["--device", options.device]
     begun = {"recipe": options.recipe, "settings": changes, "data_dir": options.data_dir, "device": options.device}
-    return begun | {"command": shlex.join(words)}
+    return begun | {"vary": options.vary, "command": shlex.join(words)}
+
+
+def _varied(experiment: Experiment, words: str | None) -> tuple[str, list[str]] | None:
+    """The setting to vary and its values, from KEY=A,B."""
+    if words is None:
+        return None
+    from spikeloom.training.comparison import arms_of
+
+    key, sign, values = words.partition("=")
+    if not sign:
+        raise Misuse(f"--vary got '{words}'; expected KEY=A,B, for example learned=true,false.")
+    try:
+        arms_of(experiment, key, values.split(","))
+    except ValueError as error:
+        raise Misuse(f"{error} See: spikeloom list {experiment.name}") from error
+    return key, values.split(",")
 
 
 def _begun(options: argparse.Namespace) -> dict[str, Any]:
     """What the run to be resumed was begun with."""
-    given = [f"--{name}" for name in ("set", "epochs", "seed", "out") if getattr(options, name)]
+    given = [f"--{name}" for name in ("set", "epochs", "seed", "vary", "out") if getattr(options, name)]
     given += ["--device"] if options.device != "cpu" else []
     given += [options.recipe] if options.recipe else []
     if given:
@@ -145,7 +173,9 @@ def _begun(options: argparse.Namespace) -> dict[str, Any]:
         )
     try:
         begun = json.loads(place.read_text())
-        return {key: begun[key] for key in ("recipe", "settings", "data_dir", "device", "command")}
+        return {key: begun[key] for key in ("recipe", "settings", "data_dir", "device", "command")} | {
+            "vary": begun.get("vary")  # which earlier versions did not know
+        }
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise Misuse(f"{place} cannot be read ({error}): it is not what spikeloom wrote. Start a new run.") from error
 
@@ -213,6 +243,7 @@ def _list(options: argparse.Namespace) -> int:
             table.add_row(key, str(value))
     else:
         table = Table("recipe", "what", "expected", "needs", box=None, padding=(0, 2, 0, 0))
+        table.columns[0].no_wrap = True  # a name that is broken over two lines cannot be copied
         for name, recipe in RECIPES.items():
             table.add_row(name, recipe.summary, recipe.expected, recipe.data)
     console.print(table)

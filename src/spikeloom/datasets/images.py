@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,33 @@ class Images:
             order = torch.randperm(len(members), generator=generator)
             held[members[order[: round(fraction * len(members))]]] = True
         return self[(~held).nonzero().squeeze(1)], self[held.nonzero().squeeze(1)]
+
+
+def shifted(images: torch.Tensor, most: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Move each image by whole pixels, drawn evenly from -most to most each way; what comes in from outside is 0.
+
+    Arguments:
+        images: tensor [B, height, width] of any dtype.
+        most: the largest shift in pixels, 0 or more.
+        generator: source of randomness; torch's own if None.
+
+    Returns:
+        The moved images [B, height, width], of the same dtype.
+
+    Raises:
+        ValueError: if the images have other axes, or `most` is negative.
+
+    >>> import torch, spikeloom as sl
+    >>> moved = sl.datasets.shifted(torch.ones(3, 8, 8), 1)
+    >>> moved.shape, bool((moved.sum((1, 2)) >= 49).all())
+    (torch.Size([3, 8, 8]), True)
+    """
+    if images.dim() != 3 or most < 0:
+        raise ValueError(
+            f"shifted got images of shape {list(images.shape)} and most={most}; expected [B, height, width] and 0 or "
+            "more pixels."
+        )
+    count, height, width = images.shape
+    down, across = torch.randint(0, 2 * most + 1, (2, count, 1, 1), generator=generator)
+    rows, columns = down + torch.arange(height)[:, None], across + torch.arange(width)
+    return F.pad(images, (most, most, most, most))[torch.arange(count)[:, None, None], rows, columns]

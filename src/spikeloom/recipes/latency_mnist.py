@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from spikeloom.network import Layer, Sequential
 from spikeloom.neurons import LI, CubaLIF
 from spikeloom.surrogates import SuperSpike
 from spikeloom.training.experiment import Experiment, Schedule, Splits
+
+SIDE = 28  # pixels
 
 
 @dataclass(kw_only=True)
@@ -29,6 +31,7 @@ class LatencyMnist(Experiment):
 
     Arguments:
         loss_function: "cross_entropy" of the highest membrane potentials, or "spike_count".
+        learned: train tau_mem, tau_syn and v_th of each hidden neuron too, or else the weights alone.
         hidden: number of hidden neurons.
         steps: time steps T of 1 ms.
         threshold: pixels below it are silent.
@@ -36,37 +39,50 @@ class LatencyMnist(Experiment):
         tau_readout: time constant of the outputs in seconds.
         width: width of the surrogate.
         spike_dropout: part of the input spikes that are dropped in training, drawn anew for each batch.
+        shift: images are moved by up to so many pixels each way in training, drawn anew for each sample.
     """
 
     name: ClassVar[str] = "latency-mnist"
     positive: ClassVar[tuple[str, ...]] = ("hidden", "steps", "tau_mem", "tau_readout", "width")
     parts: ClassVar[tuple[str, ...]] = ("threshold", "spike_dropout")
 
-    epochs: int = 8
+    epochs: int = 12
     batch_size: int = 64
-    lr: float = 1e-2
+    lr: float = 2e-2
     schedule: Schedule = "cosine"
+    threads: int = 1
 
     loss_function: Literal["cross_entropy", "spike_count"] = "cross_entropy"
+    learned: bool = True
     hidden: int = 128
     steps: int = 100
     threshold: float = 0.25
     tau_mem: float = 20e-3
     tau_readout: float = 100e-3
     width: float = 0.1
-    spike_dropout: float = 0.1
+    spike_dropout: float = 0.0
+    shift: int = 1
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.shift < SIDE:
+            raise ValueError(f"{self.name} got shift={self.shift}; expected 0 to {SIDE - 1} pixels.")
 
     def network(self) -> nn.Module:
         first, second = nn.Linear(784, self.hidden, bias=False), nn.Linear(self.hidden, 10, bias=False)
         nn.init.normal_(first.weight, 0.0, 0.6)
         nn.init.normal_(second.weight, 0.0, 0.3)
         surrogate = SuperSpike(width=self.width)
-        hidden = CubaLIF(self.hidden, tau_mem=self.tau_mem, tau_syn=5e-3)
+        own: dict[str, Any] = {name: torch.full((self.hidden,), value) for name, value in self._initial().items()}
+        hidden = CubaLIF(self.hidden, learn=tuple(own) if self.learned else (), **own)
         firing = self.loss_function == "spike_count"
         output = CubaLIF(10, tau_mem=20e-3, tau_syn=5e-3) if firing else LI(10, tau_mem=self.tau_readout)
         return Sequential(
             Layer(first, hidden, surrogate=surrogate), Layer(second, output, surrogate=surrogate), dt=1e-3
         )
+
+    def _initial(self) -> dict[str, float]:
+        return {"tau_mem": self.tau_mem, "tau_syn": 5e-3, "v_th": 1.0}
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
         train, test = datasets.mnist(data_dir, train=True), datasets.mnist(data_dir, train=False)
@@ -80,12 +96,17 @@ class LatencyMnist(Experiment):
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,
-            transform=self._drop if shuffle else None,
+            transform=self._disturb if shuffle else None,
         )
 
-    def _drop(self, spikes: Events) -> Events:
-        keep = torch.rand(spikes.total) >= self.spike_dropout
-        return Events.from_coordinates(spikes.time[keep], spikes.batch[keep], spikes.channel[keep], shape=spikes.shape)
+    def _disturb(self, spikes: Events) -> Events:
+        """Spikes of moved images, some dropped: what training sees."""
+        down, across = torch.randint(-self.shift, self.shift + 1, (2, len(spikes)))
+        row, column = spikes.channel // SIDE + down[spikes.batch], spikes.channel % SIDE + across[spikes.batch]
+        keep = (row >= 0) & (row < SIDE) & (column >= 0) & (column < SIDE)
+        keep &= torch.rand(spikes.total) >= self.spike_dropout
+        channel = (SIDE * row + column)[keep]
+        return Events.from_coordinates(spikes.time[keep], spikes.batch[keep], channel, shape=spikes.shape)
 
     def decode(self, output: Tensor) -> Tensor:
         if self.loss_function == "spike_count":

@@ -112,7 +112,7 @@ class YinYang(Experiment):
             gradient="event" if self.rule == "eventprop" else "survival",
         )
 
-    def penalty(self, run: Run, target: Tensor) -> Tensor:
+    def activity_cost(self, run: Run, target: Tensor) -> Tensor:
         right = target.reshape(1, -1, 1).expand(len(run.output), -1, 1)
         membrane, spikes = (x.gather(2, right) for x in (run.records["1.v"], run.output))
         return regularizers.silence(membrane, spikes, v_th=1.0, strength=self.wake)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spikeloom.training.callbacks import History as History
     from spikeloom.training.callbacks import SaveEachEpoch as SaveEachEpoch
     from spikeloom.training.callbacks import SeedEachEpoch as SeedEachEpoch
+    from spikeloom.training.comparison import compare as compare
     from spikeloom.training.fitting import fit as fit
     from spikeloom.training.rasters import SpikeRasters as SpikeRasters
     from spikeloom.training.report import write_report as write_report
@@ -32,6 +33,7 @@ _HOMES = {
     "SeedEachEpoch": "callbacks",
     "SpikeRasters": "rasters",
     "Task": "task",
+    "compare": "comparison",
     "fit": "fitting",
     "train": "trials",
     "write_report": "report",

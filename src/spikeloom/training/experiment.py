@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from torch import nn
 from spikeloom.datasets import Images
 from spikeloom.datasets.batches import BatchLoader
 from spikeloom.network import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Optimiser = Literal["adam", "adamw", "adamax", "sgd"]
 Schedule = Literal["constant", "cosine", "linear", "exponential"]
@@ -75,7 +78,7 @@ class Experiment(ABC):
     # Settings of a recipe's own that must be above 0, and those that must lie from 0 to 1.
     positive: ClassVar[tuple[str, ...]] = ()
     parts: ClassVar[tuple[str, ...]] = ()
-    # What the network records in training, for the penalty; without a name there is none.
+    # What the network records in training, for `activity_cost`; without a name there is none.
     record: ClassVar[tuple[str, ...]] = ()
 
     epochs: int = 10
@@ -101,7 +104,7 @@ class Experiment(ABC):
         """The gradient rule, as `spikeloom.run` takes it; None for its default."""
         return None
 
-    def penalty(self, run: Run, target: torch.Tensor) -> torch.Tensor:
+    def activity_cost(self, run: Run, target: torch.Tensor) -> torch.Tensor:
         """What a training batch costs beside its loss, from its run with the names in `record`."""
         return torch.zeros(())
 
@@ -114,8 +117,23 @@ class Experiment(ABC):
         """A scalar to make small, from the network's output [T, B, *N] and the batch's targets."""
 
     def decode(self, output: torch.Tensor) -> torch.Tensor:
-        """Scores [B, classes], the highest of which is the prediction, from the network's output [T, B, classes]."""
+        """Scores [B, classes], the highest of which is the prediction, from the network's output [T, B, classes].
+
+        Where each step has a label, the scores are [T, classes, B] for targets [T, B].
+        """
         return output.amax(0)
+
+    def penalty(self, network: nn.Module) -> torch.Tensor | None:
+        """A scalar that training adds to the loss, a cost on the network's parameters; None for none."""
+        return None
+
+    def findings(self, network: nn.Module, splits: Splits) -> Mapping[str, float]:
+        """Numbers beyond loss and accuracy, measured once on the trained network."""
+        return {}
+
+    def figures(self, before: nn.Module, after: nn.Module, splits: Splits) -> Sequence[Figure]:
+        """Pictures of the recipe's own for the report, from the network before and after training."""
+        return ()
 
     def trials(self) -> Sequence[tuple[str, Experiment]]:
         """The runs that this experiment stands for, with a name each: one for each seed."""

@@ -137,6 +137,7 @@ def make_task(experiment: Experiment, splits: Splits) -> Task:
         experiment.loss,
         experiment.decode if splits.classes else None,
         classes=len(splits.classes) if splits.classes else None,
+        penalty=experiment.penalty,
         lr=experiment.lr,
         time_constant_lr=experiment.time_constant_lr,
         weight_decay=experiment.weight_decay,
@@ -144,7 +145,7 @@ def make_task(experiment: Experiment, splits: Splits) -> Task:
         schedule=experiment.schedule,
         gradient=experiment.gradient(),
         record=experiment.record,
-        penalty=experiment.penalty if experiment.record else None,
+        activity_cost=experiment.activity_cost if experiment.record else None,
     )
 
 

@@ -75,6 +75,7 @@ def write_report(experiment: Experiment, fitted: Fitted, directory: str | Path, 
     metrics = {
         "recipe": experiment.name,
         **fitted.test,
+        **{name: float(value) for name, value in experiment.findings(network, fitted.splits).items()},
         **{name: value for name, value in last.items() if name.startswith(("train_", "validation_"))},
         "epochs": int(last.get("epoch", 0)),
         "seconds": round(fitted.seconds, 3),
@@ -86,7 +87,9 @@ def write_report(experiment: Experiment, fitted: Fitted, directory: str | Path, 
         "versions": versions(),
         "command": command,
     }
-    figures = [*_curves(fitted), *_confusion(experiment, fitted), *_parameters(experiment, fitted)]
+    before = make_task(experiment, fitted.splits).network  # the seed gives the initial weights back
+    own = experiment.figures(before, network, fitted.splits)
+    figures = [*_curves(fitted), *_confusion(experiment, fitted), *own, *_parameters(before, network)]
     if watched is not None:
         figures += _activity(inputs, watched)
     write_json(directory / "metrics.json", metrics)
@@ -155,7 +158,9 @@ def _curves(fitted: Fitted) -> list[Figure]:
     for ax, kind in zip(axes, kinds):
         named = {part: f"{part}_{kind}" for part in ("train", "validation")}
         curves = {part: [row.get(key, math.nan) for row in rows] for part, key in named.items() if key in rows[-1]}
-        plots.plot_training_curves(curves, ylabel=kind.capitalize(), title=f"Training: {kind}", ax=ax)
+        # A regression's loss may fall by decades, and then a linear axis shows nothing but the first epoch.
+        decades = kind == "loss" and fitted.task.classes is None and all(min(c) > 0 for c in curves.values())
+        plots.plot_training_curves(curves, ylabel=kind.capitalize(), log=decades, title=f"Training: {kind}", ax=ax)
     return [figure]
 
 
@@ -192,19 +197,19 @@ def _activity(inputs: Any, watched: Any) -> list[Figure]:
     return figures
 
 
-def _parameters(experiment: Experiment, fitted: Fitted) -> list[Figure]:
-    """Weights and learned neuron parameters, before and after. The seed gives the initial ones back."""
-    before = make_task(experiment, fitted.splits).network
+def _parameters(before: torch.nn.Module, after: torch.nn.Module) -> list[Figure]:
+    """Weights and learned neuron parameters, before and after."""
     figures = []
-    after: dict[str, Any] = dict(fitted.task.network.named_modules())
+    trained: dict[str, Any] = dict(after.named_modules())
     for path, module in before.named_modules():
         if isinstance(module, Neuron):
             pairs = [
-                (n, getattr(module, n), getattr(after[path], n), module.declared_params[n].unit) for n in module.learned
+                (n, getattr(module, n), getattr(trained[path], n), module.declared_params[n].unit)
+                for n in module.learned
             ]
         else:
             weight = getattr(module, "weight", None)
-            pairs = [("weight", weight, after[path].weight, "")] if isinstance(weight, torch.Tensor) else []
+            pairs = [("weight", weight, trained[path].weight, "")] if isinstance(weight, torch.Tensor) else []
         for name, old, new, unit in pairs:
             figure, (ax,) = _figure(width=6)
             plots.plot_parameter_histograms(old, new, name=name, unit=unit or "", title=f"{path}: {name}", ax=ax)

@@ -22,6 +22,8 @@ OPTIMISERS = {
     "sgd": torch.optim.SGD,
 }
 
+UNLABELLED = -100  # torch's own mark for a target that does not count, the default of F.cross_entropy
+
 # From the part of the training that is done, 0 to 1, to the part of the highest learning rate.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -40,16 +42,20 @@ class Task(lightning.LightningModule):
     Arguments:
         network: module that is called with a batch's inputs, a tensor [T, B, *N] or Events.
         loss: function of (output [T, B, *N], targets) that gives a scalar.
-        decode: function of the output that gives scores [B, classes]; needed for classifications.
-        classes: number of classes; None if targets are not int64 class labels [B].
+        decode: function of the output that gives scores [B, classes], or [T, classes, B] where each step has a label;
+            needed for classifications.
+        classes: number of classes; None if targets are not int64 class labels, [B] or [T, B]. A label of -100 does not
+            count, as in `torch.nn.functional.cross_entropy`.
+        penalty: function of the network that gives a scalar, a cost on its parameters, or None. Training adds it to
+            the loss, and logs it as ``train_penalty``; ``train_loss`` is the loss alone.
         lr: learning rate of the weights, at its highest.
         time_constant_lr: learning rate of the neurons' own parameters; as `lr` if None.
         weight_decay: weight decay, for weights only.
         optimiser: "adam", "adamw", "adamax" or "sgd".
         schedule: "constant", "cosine", "linear" or "exponential" (to 0.6 %); the rate changes after each batch.
-        record: names that the network is to record in training, as `spikeloom.run` takes them, for the penalty.
-        penalty: function of (a training batch's `Run`, targets) that gives a scalar, added to the loss: costs of
-            activity, say. The loss that is logged is without it.
+        record: names that the network is to record in training, as `spikeloom.run` takes them, for `activity_cost`.
+        activity_cost: function of (a training batch's `Run`, targets) that gives a scalar, added to the loss. The loss
+            that is logged is without it.
         gradient: gradient rule, such as `EventProp()`; None for the network's default.
 
     Raises:
@@ -68,6 +74,7 @@ class Task(lightning.LightningModule):
         decode: Callable[[Tensor], Tensor] | None = None,
         *,
         classes: int | None = None,
+        penalty: Callable[[nn.Module], Tensor | None] | None = None,
         lr: float = 1e-3,
         time_constant_lr: float | None = None,
         weight_decay: float = 0.0,
@@ -75,7 +82,7 @@ class Task(lightning.LightningModule):
         schedule: str = "constant",
         gradient: Any = None,
         record: tuple[str, ...] = (),
-        penalty: Callable[[Run, Tensor], Tensor] | None = None,
+        activity_cost: Callable[[Run, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         for kind, value, table in (("optimiser", optimiser, OPTIMISERS), ("schedule", schedule, SCHEDULES)):
@@ -87,14 +94,15 @@ class Task(lightning.LightningModule):
                 "[B, classes], for example decode=sl.decoding.max_over_time."
             )
         self.network, self.loss, self.decode, self.classes = network, loss, decode, classes
+        self.penalty = penalty
         self.lr, self.time_constant_lr, self.weight_decay = lr, time_constant_lr, weight_decay
         self.optimiser, self.schedule, self.gradient = optimiser, schedule, gradient
-        self.record, self.penalty = record, penalty
+        self.record, self.activity_cost = record, activity_cost
         self.metrics = nn.ModuleDict()
         if classes is not None:
             for part in ("train", "validation", "test"):
-                self.metrics[f"{part}_accuracy"] = MulticlassAccuracy(classes, average="micro")
-            self.metrics["confusion"] = MulticlassConfusionMatrix(classes)
+                self.metrics[f"{part}_accuracy"] = MulticlassAccuracy(classes, average="micro", ignore_index=UNLABELLED)
+            self.metrics["confusion"] = MulticlassConfusionMatrix(classes, ignore_index=UNLABELLED)
 
     def forward(self, x: Any) -> Tensor:
         """The network's output, without its state."""
@@ -104,11 +112,17 @@ class Task(lightning.LightningModule):
         return result[0] if isinstance(result, tuple) else result
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        if self.penalty is None:
-            return self._step(batch, "train")
         x, target = batch
-        found = run(self.network, x, gradient=self.gradient, record=self.record)
-        return self._score(found.output, target, "train") + self.penalty(found, target)
+        if self.activity_cost is None:
+            loss = self._step(batch, "train")
+        else:
+            found = run(self.network, x, gradient=self.gradient, record=self.record)
+            loss = self._score(found.output, target, "train") + self.activity_cost(found, target)
+        penalty = self.penalty(self.network) if self.penalty is not None else None
+        if penalty is None:
+            return loss
+        self.log("train_penalty", penalty.detach(), on_step=False, on_epoch=True, batch_size=1)
+        return loss + penalty
 
     def validation_step(self, batch: Any, index: int) -> None:
         self._step(batch, "validation")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ def train(
     device: str = "cpu",
     console: Console | None = None,
     command: str = "",
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Train every trial of an experiment (its seeds or folds), and write a report for each and for all.
 
@@ -37,6 +41,8 @@ def train(
         device: "cpu" or "cuda".
         console: prints the progress; None for silence.
         command: the command that repeats the run, for the report.
+        processes: so many trials at a time, each in a process of its own. Small networks gain more from that than from
+            threads; numbers do not depend on it.
 
     Returns:
         The metrics of the run, as in ``metrics.json``; with several trials, the mean of each number over the trials,
@@ -52,16 +58,15 @@ def train(
     experiment.check()
     directory = Path(directory)
     trials = experiment.trials()
-    results = []
-    for name, trial in trials:
-        place = directory / name
-        if (place / "metrics.json").exists():
-            results.append(json.loads((place / "metrics.json").read_text()))
-            continue
-        if name and console is not None:
-            console.print(f"[bold]{name}[/bold]")
-        fitted = fit(trial, place, data_dir=data_dir, device=device, console=console)
-        results.append(write_report(trial, fitted, place, command))
+    found = run_all(
+        [(directory / name, trial) for name, trial in trials],
+        data_dir=data_dir,
+        device=device,
+        console=console,
+        command=command,
+        processes=processes,
+    )
+    results = [found[directory / name] for name, _ in trials]
     if len(trials) == 1:
         return results[0]
     table = settings(experiment)
@@ -74,6 +79,55 @@ def train(
     return metrics
 
 
+def run_all(
+    runs: Sequence[tuple[Path, Experiment]],
+    *,
+    data_dir: str | Path | None,
+    device: str,
+    console: Console | None,
+    command: str,
+    processes: int,
+) -> dict[Path, dict[str, Any]]:
+    """The metrics of each run by its directory; finished ones are read, the others trained, some at a time."""
+    if processes < 1:
+        raise ValueError(f"train got processes={processes}; expected 1 or more.")
+    open_runs = [(place, trial) for place, trial in runs if not (place / "metrics.json").exists()]
+    if processes > 1 and len(open_runs) > 1:
+        # Fresh processes, for torch's threads do not survive a fork.
+        pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+        try:
+            shared = (data_dir, device, command, console is not None and not console.quiet)
+            for done in as_completed([pool.submit(_run_apart, place, trial, *shared) for place, trial in open_runs]):
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    else:
+        for place, trial in open_runs:
+            if len(runs) > 1 and console is not None:
+                console.print(f"[bold]{place.name}[/bold]")
+            write_report(trial, fit(trial, place, data_dir=data_dir, device=device, console=console), place, command)
+    return {place: json.loads((place / "metrics.json").read_text()) for place, _ in runs}
+
+
+def _run_apart(
+    place: Path, trial: Experiment, data_dir: str | Path | None, device: str, command: str, say: bool
+) -> None:
+    """One run in a process of its own; a line of its log says which run it belongs to."""
+    fitted = fit(trial, place, data_dir=data_dir, device=device, console=_Labelled(place.name) if say else None)
+    write_report(trial, fitted, place, command)
+
+
+class _Labelled(Console):
+    """A console whose lines begin with a name, without bars, so that several processes can share a terminal."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(force_terminal=False)
+        self.name = name
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(f"{self.name:<12}", *objects, **options)
+
+
 def summary(results: list[dict[str, Any]]) -> dict[str, float]:
     """The mean over trials of each number that all of them have, and its sample standard deviation; seconds add up.
 
@@ -84,7 +138,9 @@ def summary(results: list[dict[str, Any]]) -> dict[str, float]:
     for name, first in results[0].items():
         values = [result[name] for result in results if name in result]
         if isinstance(first, float) and len(values) == len(results) and name != "seconds":
-            found |= {name: statistics.mean(values), f"{name}_std": statistics.stdev(values)}
+            found[name] = statistics.mean(values)
+            if len(values) > 1:
+                found[f"{name}_std"] = statistics.stdev(values)
     return found | {"seconds": round(sum(result["seconds"] for result in results), 3)}
 
 
