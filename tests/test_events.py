@@ -222,3 +222,15 @@ LEARNED = torch.ones(1, 1, 1, requires_grad=True)
 def test_bad_input_gets_a_sentence(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_piece_of_time_is_the_slice_of_the_raster(weighted):
+    generator = torch.Generator().manual_seed(3)
+    x = (torch.rand(17, 5, 4, generator=generator) < 0.2) * (torch.rand(17, 5, 4, generator=generator) + 0.5)
+    x[:, 2], x[5:9] = 0, 0  # a sample without events, and steps without
+    x = x if weighted else (x > 0).float()
+    events = Events.from_dense(x)
+    for start, stop in ((0, 17), (3, 11), (5, 9), (16, 17), (4, 4), (3, 11)):
+        assert torch.equal(events.between(start, stop).to_dense(), x[start:stop])
+    assert torch.equal(events.between(3, 11).between(2, 8).to_dense(), x[5:11])

@@ -1,5 +1,6 @@
 """What events are stored as: checks of indices, values and sizes that come from outside."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -48,3 +49,23 @@ def check_range(x: Tensor, name: str, size: int, shape: tuple[int, ...]) -> None
 
 def offsets_of(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def first_at(time: Tensor, offsets: Tensor, step: int) -> Tensor:
+    """Where the events of each sample at `step` or later begin [B].
+
+    Sample b's are offsets[b] .. offsets[b + 1] of time, ascending. By bisection, which allocates nothing that is as long
+    as the events are many.
+    """
+    ends = offsets.tolist()
+    key = torch.tensor([step], dtype=time.dtype, device=time.device)
+    found = [torch.searchsorted(time[a:b], key) + a for a, b in itertools.pairwise(ends)]
+    return torch.cat(found) if found else offsets[:0]
+
+
+def spans(starts: Tensor, stops: Tensor) -> Tensor:
+    """Indices starts[0] .. stops[0], starts[1] .. stops[1], and so on, one behind the other."""
+    counts = stops - starts
+    return torch.arange(int(counts.sum()), device=starts.device) + (
+        starts - counts.cumsum(0) + counts
+    ).repeat_interleave(counts)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .engine.rows import Rows, rows_of_events
-from .event_storage import check_range, indices, offsets_of, sizes_of, weights
+from .event_storage import check_range, first_at, indices, offsets_of, sizes_of, spans, weights
 
 __all__ = ["Events"]
 
@@ -56,6 +56,7 @@ class Events:
         self._time, self._channel, self._offsets, self._value = time, channel, offsets, value
         self._shape = tuple(int(size) for size in shape)
         self._rows: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self._cuts: dict[int, Tensor] = {}
         self._lists: Rows | None = None
 
     @classmethod
@@ -360,11 +361,14 @@ class Events:
         >>> sl.Events.from_dense(torch.eye(3).unsqueeze(1)).between(1, 3).time
         tensor([0, 1])
         """
-        kept = (self._time >= start) & (self._time < stop)
-        counts = torch.zeros(len(self), dtype=torch.int64, device=self.device).index_add_(0, self.batch, kept.long())
+        # Cut at the same steps again, as for a second run of a piece, nothing is searched again.
+        for step in {start, stop} - self._cuts.keys():
+            self._cuts[step] = first_at(self._time, self._offsets, step)
+        first, last = self._cuts[start], self._cuts[stop]
+        kept = spans(first, last)
         value = None if self._value is None else self._value[kept]
         shape = (stop - start, *self._shape[1:])
-        return Events(self._time[kept] - start, self._channel[kept], offsets_of(counts), value, shape)
+        return Events(self._time[kept] - start, self._channel[kept], offsets_of(last - first), value, shape)
 
     def weighted(self, factor: Tensor) -> Events:
         """The events with their values times `factor` [nnz], those at zero left out.
@@ -379,7 +383,7 @@ class Events:
         return Events(self._time[kept], self._channel[kept], offsets_of(counts), value[kept], self._shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": None, "_lists": None}  # the cached rows are cheap to make again
+        return {**self.__dict__, "_rows": None, "_lists": None, "_cuts": {}}  # the cached rows are cheap to make again
 
 
 # Plain tensors and tuples are all that is in it, so `torch.load(weights_only=True)` may rebuild it.

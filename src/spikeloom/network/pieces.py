@@ -28,9 +28,11 @@ def run_in_pieces(network: nn.Module, context: Context, inputs: Any, state: Any,
     outputs: list[Any] = []
     for start in range(0, max(1, steps), length):
         stop = min(start + length, steps)
-        part = tree_map(lambda x, a=start, b=stop: _between(x, a, b), inputs, is_leaf=lambda x: isinstance(x, Events))
+        part = tree_map(lambda x, a=start, b=stop: _rows(x, a, b), inputs, is_leaf=_are_events)
 
         def piece(part: Any, state: Any, start: int = start, stop: int = stop) -> Any:
+            # A piece of events is a copy, so each is cut where it is used, and cut again for the backward pass.
+            part = tree_map(lambda x: x.between(start, stop) if _are_events(x) else x, part, is_leaf=_are_events)
             return _piece(network, context, part, state, start, stop, threads_itself)
 
         kept: dict[str, Any] = {}
@@ -80,7 +82,9 @@ def _steps(inputs: Any) -> int:
     return int(leaf.shape[0])
 
 
-def _between(x: Any, start: int, stop: int) -> Any:
-    if isinstance(x, Events):
-        return x.between(start, stop)
+def _are_events(x: Any) -> bool:
+    return isinstance(x, Events)
+
+
+def _rows(x: Any, start: int, stop: int) -> Any:
     return x[start:stop] if isinstance(x, Tensor) else x
