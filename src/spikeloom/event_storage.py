@@ -54,8 +54,8 @@ def offsets_of(counts: Tensor) -> Tensor:
 def first_at(time: Tensor, offsets: Tensor, step: int) -> Tensor:
     """Where the events of each sample at `step` or later begin [B].
 
-    Sample b's are offsets[b] .. offsets[b + 1] of time, ascending. Found by bisection: nothing is allocated that is as long
-    as the events are many.
+    Sample b's are offsets[b] .. offsets[b + 1] of time, ascending. Found by bisection, which allocates nothing that is
+    as long as the events are many.
     """
     ends = offsets.tolist()
     key = torch.tensor([step], dtype=time.dtype, device=time.device)
