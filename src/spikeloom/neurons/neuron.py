@@ -19,7 +19,8 @@ DEFAULT_DT = 1e-3
 # What is not in use is (), which holds no tensors wherever a state is walked (None would count as a leaf).
 KEPT = ("refractory", "clock", "stream")
 # What a neuron has of torch's, what is kept of what was computed, and what can be compared, among its attributes.
-MODULE = frozenset(vars(nn.Module()))
+# Coefficients may differ between training and evaluation.
+MODULE = frozenset(vars(nn.Module())) - {"training"}
 KNOWN = ("known_values", "known_coefficients")
 PLAIN = (bool, int, float, str, type(None))
 RESERVED = (
