@@ -64,6 +64,16 @@ def test_previous_repeats_exactly_however_many_periods_away(grid):
     assert signal([0.0499, 0.0999]).tolist() == [1.0, 2.0]
 
 
+def test_operands_with_other_axes_are_refused():
+    # Three samples of one value and of three: torch would add times to channels.
+    one, three = sl.Signal(torch.rand(3)), sl.Signal(torch.rand(3, 3))
+    for combine in (lambda: one + three, lambda: three + one, lambda: one + torch.ones(3, 1)):
+        with pytest.raises(ValueError, match="expected its axes"):
+            combine()
+    with pytest.raises(ValueError, match="complex values; expected real ones"):
+        sl.Signal(torch.zeros(3, dtype=torch.complex64))
+
+
 def test_a_sum_repeats_only_if_both_do():
     a = wave("linear")
     half = sl.Signal(torch.rand(T // 2, 2), dt=1 / T, period=0.5)

@@ -64,6 +64,8 @@ class Signal:
         unit: str = "",
     ) -> None:
         values = own(values)
+        if values.is_complex():
+            raise ValueError("Signal got complex values; expected real ones, such as torch.view_as_real(values).")
         self._values = values if values.is_floating_point() else values.float()
         if self._values.ndim < 1 or len(self._values) == 0:
             raise ValueError(
@@ -282,13 +284,20 @@ class Signal:
         )
 
     def _apply(self, operation: Callable[..., Tensor], other: Any = None, swapped: bool = False) -> Signal:
-        period = self.period
+        period, given = self.period, other
         if isinstance(other, Signal):
             period = period if period is not None and _fills(other.period, period) else None
             same = torch.equal(other._times, self._times)
             other = other._values if same else other(self._times.numpy())
         elif other is not None:
             other = torch.as_tensor(other)
+        if other is not None:
+            shape = (tuple(self._values.shape), tuple(other.shape))
+            full = other.ndim == self._values.ndim if isinstance(given, Signal) else other.ndim <= self._values.ndim
+            if not full:
+                raise ValueError(
+                    f"Signal of values {shape[0]} got another operand of shape {shape[1]}; expected its axes."
+                )
         operands = (self._values,) if other is None else (other, self._values) if swapped else (self._values, other)
         return self._like(operation(*operands), self._times, period)
 
