@@ -212,6 +212,7 @@ def stdp(connection=None, post=(5, 1, 2), state=None, dt=1e-3):
 
 
 def test_what_is_not_linear_is_refused():
+    torch.manual_seed(0)
     spikes, post, linear = torch.ones(5, 2, 4), torch.ones(5, 2, 3), nn.Linear(4, 3)
     for more in (nn.ReLU(), nn.Dropout(0.5), nn.Tanh()):
         with pytest.raises(TypeError, match="not linear in its input; expected a connection such as nn.Linear"):
