@@ -234,7 +234,7 @@ def _differentiable(
         out = in_torch(program, fed, lengths, coefficients, states, inputs, weight, bias, last)
         out[0] = out[0].to(output_dtype)
         flags = (*needs[3], *needs[4], *needs[5], *needs[7:10])
-        everything = (*coefficients, *states, *inputs, weight, bias, last)
+        everything: tuple[Any, ...] = (*coefficients, *states, *inputs, weight, bias, last)
         leaves = [t for t, need in zip(everything, flags, strict=True) if need]
         pairs = [(o, g) for o, g in zip(out, arriving, strict=True) if g is not None and o.requires_grad]
         found: list[Any] = [None] * len(leaves)
