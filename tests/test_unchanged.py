@@ -109,6 +109,15 @@ def test_a_copy_written_to_as_often_as_the_original_was(twin_of):
         assert float(twin.tau_mem) == pytest.approx(20e-3 + (writes - 1) * 1e-3)
 
 
+def test_coefficients_that_are_drawn():
+    class Drawn(Scaled):
+        def coefficients(self, dt):
+            return {**super().coefficients(dt), "factor": torch.rand((), dtype=torch.float64)}
+
+    neuron = Drawn(4)
+    assert not torch.equal(output(neuron), output(neuron))
+
+
 def test_coefficients_that_differ_in_evaluation():
     class Quiet(Scaled):
         def coefficients(self, dt):
