@@ -51,6 +51,17 @@ def test_arms_differ_in_one_setting_and_share_their_seeds(tmp_path):
     assert "lr=0.0001 minus lr=0.05" in (tmp_path / "report.html").read_text()
 
 
+def test_finished_runs_of_other_settings_are_not_taken_for_these(tmp_path):
+    training.train(TINY, tmp_path / "mine")
+    training.train(TINY, tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"seed-0 holds a finished run with lr=.*; name another directory"):
+        training.train(replace(TINY, lr=0.5), tmp_path / "mine")
+    (tmp_path / "arms").mkdir()
+    (tmp_path / "mine").rename(tmp_path / "arms" / f"lr={TINY.lr}")
+    with pytest.raises(ValueError, match="holds a finished run with batch_size="):
+        training.compare(replace(TINY, batch_size=7), "lr", [TINY.lr, 0.5], tmp_path / "arms")
+
+
 def test_a_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
     whole = training.compare(TINY, "lr", [0.05, 0.01], tmp_path)
     (tmp_path / "lr=0.01" / "seed-1" / "metrics.json").unlink()

@@ -164,3 +164,11 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"spikeloom\[series\]"):
         drawn().to_pandas()
+
+
+def test_channels_that_are_no_indices_and_values_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="channels that are not whole numbers"):
+        sl.EventSeries([0.1, 0.2], [0.5, 1.7])
+    assert sl.EventSeries([0.1, 0.2], [0.0, 2.0]).channels.tolist() == [0, 2]
+    with pytest.raises(ValueError, match="values that are NaN or infinite"):
+        sl.EventSeries([0.1], values=[float("nan")])

@@ -151,6 +151,41 @@ def test_a_second_derivative_is_eagers():
         assert torch.allclose(got, wanted, rtol=1e-9, atol=1e-12)
 
 
+class Dependent(sl.Neuron):
+    """A leaky integrator whose coefficients follow from each other, one of them twice."""
+
+    spiking, resets = False, ("none",)
+    tau = sl.Param(20e-3, constraint=sl.time_constant)
+    v = sl.State()
+
+    def coefficients(self, dt):
+        alpha = torch.exp(-dt / self.tau)
+        return {"alpha": alpha, "beta": 1 - alpha, "again": alpha}
+
+    @staticmethod
+    def step(c, z, x, fire):
+        v = c.alpha * z.v + c.beta * x + 0.1 * c.again * z.v
+        return v, {"v": v}
+
+
+@pytest.mark.parametrize("name", ["recurrent", "dependent"])
+def test_a_gradient_with_a_graph_is_the_one_without(name):
+    """Where the operator's arguments depend on each other: a second call's state, and coefficients in double."""
+    neuron = Dependent(4, learn="tau") if name == "dependent" else sl.LIF(4, learn="tau_mem")
+    recurrent = nn.Linear(4, 4) if name == "recurrent" else None
+    subject = sl.Layer(nn.Linear(3, 4), neuron, recurrent).double()
+    x = current(12, 2, 3, dtype=torch.float64) + 2
+    parameters = list(subject.parameters())
+    found = []
+    for graph in (False, True):
+        first = sl.run(subject, x[:6], engine="cpu", record=("v",))
+        second = sl.run(subject, x[6:], first.state, engine="cpu", record=("v",))
+        cost = first.records["v"].square().sum() + second.records["v"].square().sum()
+        found.append(torch.autograd.grad(cost, parameters, create_graph=graph))
+    for plain, with_graph in zip(*found, strict=True):
+        assert plain.any() and torch.allclose(plain, with_graph, rtol=1e-9, atol=1e-12)
+
+
 def test_transforms_take_the_eager_engine_and_a_named_one_refuses():
     subject = sl.Layer(nn.Linear(3, 4), sl.LIF(4))
     parameters = {n: p.detach() for n, p in subject.named_parameters()}

@@ -378,3 +378,9 @@ LSTM = nn.LSTM(4, 3)
 def test_mistakes_get_a_sentence(call, error, sentence):
     with pytest.raises(error, match=sentence):
         call()
+
+
+@pytest.mark.parametrize("gradient", ["eventprop", sl.EventProp, sl.BPTT])
+def test_a_gradient_that_is_no_rule_is_refused(gradient):
+    with pytest.raises(TypeError, match="expected a rule, such as sl.BPTT"):
+        sl.run(sl.Layer(None, sl.LIF(3)), torch.ones(2, 1, 3), gradient=gradient)

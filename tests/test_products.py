@@ -197,6 +197,20 @@ def test_derivatives_of_derivatives_are_the_dense_ones(events):
         torch.testing.assert_close(penalty(ours, x, weight), penalty(theirs, x, weight))
 
 
+def test_a_gradient_with_a_graph_is_the_one_without_where_the_input_depends_on_the_weight():
+    rows, images = raster(4, 3, 6, dtype=torch.float64), raster(2, 3, 2, 6, 6, dtype=torch.float64)
+    for function, x, weight in (
+        (linear, rows, grid(6, 6, dtype=torch.float64)),
+        (partial(conv2d, padding=1), images, grid(2, 2, 3, 3, dtype=torch.float64)),
+    ):
+        weight.requires_grad_()
+        found = [
+            torch.autograd.grad(function(function(x, weight), weight).pow(2).sum(), weight, create_graph=again)[0]
+            for again in (False, True)
+        ]
+        torch.testing.assert_close(found[1], found[0])
+
+
 def test_transforms_see_dense_products():
     x, weights = raster(4, 3, 10), grid(6, 5, 10)
     events, weight = sl.Events.from_dense(x), weights[0]

@@ -55,6 +55,37 @@ def test_previous_holds_until_the_next_sample():
     assert sl.Signal([1.0, 2.0], dt=0.5, interpolation="previous", period=1.0)([0.75, 1.0, -0.25]).tolist() == [2, 1, 2]
 
 
+@pytest.mark.parametrize("grid", [{"dt": 0.05}, {"times": [0.0, 0.05]}, {"dt": 0.05, "start": 0.3}])
+def test_previous_repeats_exactly_however_many_periods_away(grid):
+    # 3 * 0.1 mod 0.1 is one rounding error below 0.1, and 0.35 mod 0.1 one below 0.05.
+    signal = sl.Signal([1.0, 2.0], **grid, period=0.1, interpolation="previous")
+    assert signal(0.05 * np.arange(-40, 400)).tolist() == [1.0, 2.0] * 220
+    assert signal.resample(0.05, start=0.0, stop=20.0).values.tolist() == [1.0, 2.0] * 200
+    assert signal([0.0499, 0.0999]).tolist() == [1.0, 2.0]
+
+
+def test_operands_with_other_axes_are_refused():
+    # Three samples of one value and of three: torch would add times to channels.
+    one, three = sl.Signal(torch.rand(3)), sl.Signal(torch.rand(3, 3))
+    for combine in (lambda: one + three, lambda: three + one, lambda: one + torch.ones(3, 1)):
+        with pytest.raises(ValueError, match="expected its axes"):
+            combine()
+    with pytest.raises(ValueError, match="complex values; expected real ones"):
+        sl.Signal(torch.zeros(3, dtype=torch.complex64))
+
+
+def test_a_sum_repeats_only_if_both_do():
+    a = wave("linear")
+    half = sl.Signal(torch.rand(T // 2, 2), dt=1 / T, period=0.5)
+    assert (a + half).period == 1.0 and torch.allclose((a + half)(3.3), a(3.3) + half(3.3))
+    other = sl.Signal(torch.rand(60, 2), dt=1 / T, period=0.3)
+    once = sl.Signal(torch.rand(T, 2), dt=1 / T)
+    for b in (other, once):
+        with pytest.raises(ValueError, match="give the signal a period"):
+            (a * b)(3.3)
+    assert (half + a).period is None and (once + a).period is None
+
+
 def test_a_cubic_spline_of_a_wave_converges_and_repeats():
     t = np.random.default_rng(0).uniform(-3, 3, 100)
     truth = np.stack([np.sin(2 * np.pi * t), np.cos(4 * np.pi * t)], -1)

@@ -209,3 +209,23 @@ class Remembers(nn.Linear):
 def stdp(connection=None, post=(5, 1, 2), state=None, dt=1e-3):
     traces = None if state is None else sl.plasticity.STDPState(torch.zeros(state), torch.zeros(state))
     return sl.STDP()(connection or nn.Linear(3, 2), torch.ones(5, 1, 3), torch.ones(post), traces, dt=dt)
+
+
+def test_what_is_not_linear_is_refused():
+    torch.manual_seed(0)
+    spikes, post, linear = torch.ones(5, 2, 4), torch.ones(5, 2, 3), nn.Linear(4, 3)
+    for more in (nn.ReLU(), nn.Dropout(0.5), nn.Tanh()):
+        with pytest.raises(TypeError, match="not linear in its input; expected a connection such as nn.Linear"):
+            sl.STDP()(nn.Sequential(linear, nn.Linear(3, 3), more), spikes, post)
+    still = nn.Sequential(nn.Dropout(0.5), linear).eval()
+    one, other = (sl.STDP()(c, spikes, post).gradients[linear.weight] for c in (still, linear))
+    assert torch.equal(one, other)
+
+
+def test_milliseconds_and_other_numbers_are_refused():
+    spikes = torch.ones(5, 2, 3)
+    for rule, dt in ((sl.STDP(tau_plus=20), 1e-3), (sl.STDP(tau_minus=20), 1e-3), (sl.STDP(), 1)):
+        with pytest.raises(ValueError, match="seconds: 20 ms are 20e-3"):
+            rule(nn.Linear(3, 3), spikes, spikes, dt=dt)
+    with pytest.raises(ValueError, match="a_plus=nan; expected a finite number"):
+        sl.STDP(a_plus=math.nan)

@@ -95,6 +95,40 @@ def test_copies_and_pickles_of_a_neuron_that_has_run():
         assert same_as_new(twin, tau_mem=3e-3) and torch.equal(output(neuron), expected)
 
 
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda neuron: pickle.loads(pickle.dumps(neuron))])
+def test_a_copy_written_to_as_often_as_the_original_was(twin_of):
+    """A copy's tensors count their writes anew, so the same number of them is no sign of the same value."""
+    neuron = sl.LI(4)
+    for tau in (5e-3, 6e-3, 7e-3, 8e-3):
+        neuron.tau_mem = tau
+    assert float(neuron.tau_mem) == 8e-3
+    for writes in range(1, 6):
+        twin = twin_of(neuron)
+        for k in range(writes):
+            twin.tau_mem = 20e-3 + k * 1e-3
+        assert float(twin.tau_mem) == pytest.approx(20e-3 + (writes - 1) * 1e-3)
+
+
+def test_coefficients_that_are_drawn():
+    class Drawn(Scaled):
+        def coefficients(self, dt):
+            return {**super().coefficients(dt), "factor": torch.rand((), dtype=torch.float64)}
+
+    neuron = Drawn(4)
+    assert not torch.equal(output(neuron), output(neuron))
+
+
+def test_coefficients_that_differ_in_evaluation():
+    class Quiet(Scaled):
+        def coefficients(self, dt):
+            found = super().coefficients(dt)
+            return found if self.training else {**found, "factor": 0.5 * found["factor"]}
+
+    neuron = Quiet(4)
+    trained = output(neuron)
+    assert torch.allclose(output(neuron.eval()), 0.5 * trained) and torch.equal(output(neuron.train()), trained)
+
+
 def test_inference_mode_leaves_nothing_that_training_cannot_use():
     layer = sl.Layer(nn.Linear(4, 3), sl.CubaLIF(3))
     with torch.inference_mode():

@@ -36,7 +36,8 @@ class EventSeries:
         start, stop: the span of the recording in s; by default from 0 to just after the last event.
 
     Raises:
-        ValueError: lengths that differ, a time outside the span or NaN, a channel outside the shape.
+        ValueError: lengths that differ, a time outside the span or NaN, a channel outside the shape or no whole number,
+            a value that is not finite.
 
     >>> import spikeloom as sl
     >>> spikes = sl.EventSeries([0.030, 0.010, 0.012], [1, 0, 1], shape=2, stop=0.1)
@@ -69,6 +70,10 @@ class EventSeries:
             shapes = {"times": times, "channels": channels, "values": weights}
             found = {name: tuple(x.shape) for name, x in shapes.items() if x is not None}
             raise ValueError(f"EventSeries expects one time, channel and value for each event, got shapes {found}.")
+        if channels.is_complex() or bool((channels != channels.long()).any()):
+            raise ValueError("EventSeries got channels that are not whole numbers; expected flat indices, 0, 1, ...")
+        if weights is not None and not bool(weights.isfinite().all()):
+            raise ValueError("EventSeries got values that are NaN or infinite; leave these events out.")
         order = torch.argsort(times, stable=True)
         self._times, self._channels = times[order], channels[order].long()
         weights = None if weights is None else weights[order]

@@ -141,6 +141,10 @@ class ParameterValue(nn.Module):
             self._known = dt, shot, self.constraint.apply(self.raw, self.initial, self.scale, dt)
         return self._known[2].clone()  # a caller may write to it
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's tensors count their writes anew, so what is known of these says nothing of them.
+        return {**self.__dict__, "_known": None}
+
     def assign(self, value: float | Tensor, dt: float) -> None:
         """Make `value` the one that raw = 0 stands for; an optimiser's tensor stays the same object."""
         new = torch.as_tensor(value, dtype=torch.float64, device=self.initial.device)

@@ -25,7 +25,8 @@ class Signal:
     A signal is immutable. Its values at any times are `signal(t)`, from the first sample to the last, or, with a
     period, everywhere. A slice is in seconds and takes the samples in [a, b): `signal[0.1:0.5]`, with channels
     `signal[0.1:0.5, :3]`, and with a step `signal[0.1:0.5:1e-3]` it samples anew. Arithmetic (+ - * / ** abs) with
-    numbers, with arrays that broadcast to the values, and with signals, which are evaluated at this one's times.
+    numbers, with arrays that broadcast to the values, and with signals, which are evaluated at this one's times. The
+    result of two signals repeats only if both do, and a whole number of the other's periods fills this one's.
 
     Args:
         values: [T, *N], numbers; integers become float32.
@@ -63,6 +64,8 @@ class Signal:
         unit: str = "",
     ) -> None:
         values = own(values)
+        if values.is_complex():
+            raise ValueError("Signal got complex values; expected real ones, such as torch.view_as_real(values).")
         self._values = values if values.is_floating_point() else values.float()
         if self._values.ndim < 1 or len(self._values) == 0:
             raise ValueError(
@@ -166,7 +169,9 @@ class Signal:
         """
         t = np.asarray(t, dtype=float)
         if self.period is not None:
-            t = self.start + np.mod(t - self.start, self.period)
+            phase = np.mod(t - self.start, self.period)
+            # A multiple of the period may lie one rounding error before it.
+            t = self.start + np.where(phase >= self.period - self._edge, 0.0, phase)
         # A multiple of dt may lie one rounding error beyond the last sample.
         margin = 1e-6 * self._dt if self._dt is not None else 0.0
         end = self.stop if self.period is None else math.inf
@@ -180,10 +185,15 @@ class Signal:
         found = self._between(t if self.period is not None else np.clip(t, self.start, self.stop))
         return torch.as_tensor(found).to(self._values.dtype)
 
+    @property
+    def _edge(self) -> float:
+        """How far before a sample, in s, a time is that sample's: what rounding makes of multiples of dt or period."""
+        return 1e-6 * self._dt if self._dt is not None else 1e-9 * (self.period or 0.0)
+
     def _interpolant(self) -> Callable[[np.ndarray], np.ndarray]:
         x, y = self._times.numpy(), self._values.double().numpy()
         if DEGREES[self.interpolation] == 0 or len(x) == 1:
-            edge = 1e-6 * (self._dt or 0.0)
+            edge = self._edge
             return lambda t: y[np.searchsorted(x, t + edge, side="right") - 1]
         try:
             from scipy.interpolate import make_interp_spline
@@ -274,13 +284,22 @@ class Signal:
         )
 
     def _apply(self, operation: Callable[..., Tensor], other: Any = None, swapped: bool = False) -> Signal:
+        period, given = self.period, other
         if isinstance(other, Signal):
+            period = period if period is not None and _fills(other.period, period) else None
             same = torch.equal(other._times, self._times)
             other = other._values if same else other(self._times.numpy())
         elif other is not None:
             other = torch.as_tensor(other)
+        if other is not None:
+            shape = (tuple(self._values.shape), tuple(other.shape))
+            full = other.ndim == self._values.ndim if isinstance(given, Signal) else other.ndim <= self._values.ndim
+            if not full:
+                raise ValueError(
+                    f"Signal of values {shape[0]} got another operand of shape {shape[1]}; expected its axes."
+                )
         operands = (self._values,) if other is None else (other, self._values) if swapped else (self._values, other)
-        return self._like(operation(*operands), self._times, self.period)
+        return self._like(operation(*operands), self._times, period)
 
     def __add__(self, other: Any) -> Signal:
         return self._apply(torch.add, other)
@@ -318,6 +337,12 @@ class Signal:
 def own(data: Any, dtype: torch.dtype | None = None) -> Tensor:
     """Data of any kind as a tensor on the CPU without gradient; arrays and lists are copied, for they may change."""
     return data.detach().to("cpu", dtype) if isinstance(data, Tensor) else torch.tensor(data, dtype=dtype)
+
+
+def _fills(part: float | None, period: float) -> bool:
+    """Whether what repeats every `part` s, if it does, repeats after `period` s too."""
+    times = period / part if part is not None else 0.0
+    return round(times) >= 1 and math.isclose(times, round(times), rel_tol=1e-9)
 
 
 def _steps(duration: float, dt: float) -> int:

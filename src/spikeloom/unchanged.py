@@ -13,7 +13,8 @@ def snapshot(tensors: Iterable[Tensor]) -> Snapshot | None:
     """The tensors and how often each was written to; None where that does not say it all.
 
     That is so under torch.inference_mode, a functorch transform or a mode that sees each operation, and for tensors
-    that need a gradient.
+    that need a gradient. Writes past autograd (`tensor.data`, an array that shares memory) are not counted by torch and
+    not seen: write to the tensor itself under `torch.no_grad`.
     """
     if torch.is_inference_mode_enabled() or torch._C._len_torch_dispatch_stack():
         return None

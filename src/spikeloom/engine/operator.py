@@ -226,12 +226,15 @@ def _differentiable(
     arriving: list[Tensor | None],
 ) -> tuple[Any, ...]:
     """The gradients by way of torch's own operations, so that they can be differentiated again."""
-    coefficients, states, inputs, weight, bias, last = tensors
     with torch.enable_grad():
+        # Arguments may depend on each other: a state on the recurrent weight, by way of the call before. Aliases keep
+        # these ways apart, which autograd follows by itself and would follow twice.
+        coefficients, states, inputs = ([t.view_as(t) for t in group] for group in tensors[:3])
+        weight, bias, last = (None if t is None else t.view_as(t) for t in tensors[3:])
         out = in_torch(program, fed, lengths, coefficients, states, inputs, weight, bias, last)
         out[0] = out[0].to(output_dtype)
         flags = (*needs[3], *needs[4], *needs[5], *needs[7:10])
-        everything = (*coefficients, *states, *inputs, weight, bias, last)
+        everything: tuple[Any, ...] = (*coefficients, *states, *inputs, weight, bias, last)
         leaves = [t for t, need in zip(everything, flags, strict=True) if need]
         pairs = [(o, g) for o, g in zip(out, arriving, strict=True) if g is not None and o.requires_grad]
         found: list[Any] = [None] * len(leaves)

@@ -165,9 +165,9 @@ def _dense_gradients(
     """The same by torch's own operations, which can be differentiated again."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        raster = operation.raster(rows, weight.dtype) if x is None else x
-        if not weight.requires_grad:
-            weight = weight.detach().requires_grad_(for_weight)
+        # Aliases, for the input may depend on the weight (a layer called twice): autograd would follow that, too.
+        raster = operation.raster(rows, weight.dtype) if x is None else x.view_as(x)
+        weight = weight.view_as(weight) if weight.requires_grad else weight.detach().requires_grad_(for_weight)
         wanted = [t for t, needed in ((raster, for_x), (weight, for_weight)) if needed]
         if not wanted:
             return None, None

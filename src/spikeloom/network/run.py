@@ -83,6 +83,7 @@ def run(
     Raises:
         ValueError: an unknown name to record, an unknown engine, lengths that do not fit, another dt, a state that no
             layer used.
+        TypeError: a gradient that is not a rule.
 
     To save memory write `gradient=BPTT(checkpoint="time")`, which runs the whole network piece by piece: a
     `torch.utils.checkpoint` of your own around a layer would compute it again after the run has ended, without the
@@ -95,6 +96,8 @@ def run(
     (['0.spikes', '0.v', '1.v'], {'0': 'cpu', '1': 'cpu'})
     """
     choose(engine)
+    if gradient is not None and (isinstance(gradient, type) or not hasattr(gradient, "owns_connection")):
+        raise TypeError(f"run got gradient={gradient!r}; expected a rule, such as sl.BPTT() or sl.EventProp().")
     found = network_dt(network)
     if dt is not None and dt != found:
         raise ValueError(

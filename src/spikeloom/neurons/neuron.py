@@ -19,7 +19,8 @@ DEFAULT_DT = 1e-3
 # What is not in use is (), which holds no tensors wherever a state is walked (None would count as a leaf).
 KEPT = ("refractory", "clock", "stream")
 # What a neuron has of torch's, what is kept of what was computed, and what can be compared, among its attributes.
-MODULE = frozenset(vars(nn.Module()))
+# Coefficients may differ between training and evaluation.
+MODULE = frozenset(vars(nn.Module())) - {"training"}
 KNOWN = ("known_values", "known_coefficients")
 PLAIN = (bool, int, float, str, type(None))
 RESERVED = (
@@ -291,8 +292,10 @@ class Neuron(nn.Module):
         known = self.__dict__.get("known_coefficients")
         if shot is not None and known is not None and options == known[1] and same(shot, known[0]):
             return known[2]
+        drawn = torch.get_rng_state() if shot is not None else None
         found = self._compute_coefficients(dtype)
-        if shot is not None:
+        # Coefficients that are drawn are drawn for each run.
+        if drawn is not None and torch.equal(drawn, torch.get_rng_state()):
             self.__dict__["known_coefficients"] = shot, options, found
         return found
 

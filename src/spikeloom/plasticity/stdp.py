@@ -49,8 +49,9 @@ class STDP:
         From a call, an `Update`: the pseudo-gradients, summed over time and averaged over the batch, and the traces.
 
     Raises:
-        ValueError: time constants of 0 or less, other pairs, or spikes whose shapes do not fit the connection.
-        TypeError: a connection with a memory of its own, or without weights.
+        ValueError: time constants of 0 or less, or outside 0.1 to 10 000 steps; other pairs; or spikes whose shapes do
+            not fit the connection.
+        TypeError: a connection with a memory of its own, without weights, or not linear in its input.
 
     >>> import torch, spikeloom as sl
     >>> layer = sl.Layer(torch.nn.Linear(8, 4, bias=False), sl.LIF(4))
@@ -73,6 +74,9 @@ class STDP:
     pairs: Literal["all", "nearest"] = "all"
 
     def __post_init__(self) -> None:
+        for name in ("a_plus", "a_minus"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"STDP got {name}={getattr(self, name)}; expected a finite number.")
         for name in ("tau_plus", "tau_minus"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"STDP got {name}={getattr(self, name)}; expected seconds above 0, such as 20e-3.")
@@ -99,6 +103,12 @@ class STDP:
             )
         if not dt > 0:
             raise ValueError(f"STDP got dt={dt}; expected seconds above 0, such as 1e-3.")
+        for name in ("tau_plus", "tau_minus"):
+            if not 0.1 * dt <= getattr(self, name) <= 1e4 * dt:
+                raise ValueError(
+                    f"STDP got {name}={getattr(self, name)} s at dt={dt} s; expected 0.1 to 10000 steps. Both are in "
+                    "seconds: 20 ms are 20e-3."
+                )
         pre, post = densify(pre, connection).detach(), post.detach()
         if post.dim() < 2 or pre.shape[:2] != post.shape[:2]:
             raise ValueError(
@@ -111,6 +121,7 @@ class STDP:
                 f"STDP got traces of shapes {tuple(state.pre.shape)} and {tuple(state.post.shape)}; expected "
                 f"{tuple(pre.shape[1:])} and {tuple(post.shape[1:])}: pass the state of the same batch, or None."
             )
+        _check_linear(connection, pre)
         x, last_x = self._before_post(pre, state.pre, math.exp(-dt / self.tau_plus))
         y, last_y = self._before_pre(post, state.post, math.exp(-dt / self.tau_minus))
         # The connection is linear, so A+ post x - A- y pre, pair by pair, is the derivative of what it makes of x and
@@ -145,3 +156,17 @@ class STDP:
 
     def _raised(self, trace: Tensor, spikes: Tensor) -> Tensor:
         return trace + spikes if self.pairs == "all" else torch.where(spikes > 0, spikes, trace)
+
+
+def _check_linear(connection: nn.Module, like: Tensor) -> None:
+    """Refuse an activation function or a dropout, which would make other pairs of the spikes than there are."""
+    if not like[:1].numel():
+        return
+    probe = 3 * torch.cos(torch.arange(like[:1].numel(), dtype=torch.float64)).reshape(like[:1].shape).to(like)
+    with torch.no_grad():
+        there, back, rest = (apply(connection, p)[0] for p in (probe, -2 * probe, 0 * probe))
+    if (2 * there + back - 3 * rest).abs().max() > 0.05 * torch.maximum(there.abs(), back.abs()).max():
+        raise TypeError(
+            f"STDP got {type(connection).__name__}, whose output is not linear in its input; expected a connection "
+            "such as nn.Linear, without activation function or dropout."
+        )

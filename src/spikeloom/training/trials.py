@@ -91,7 +91,8 @@ def run_all(
     """The metrics of each run by its directory; finished ones are read, the others trained, some at a time."""
     if processes < 1:
         raise ValueError(f"train got processes={processes}; expected 1 or more.")
-    open_runs = [(place, trial) for place, trial in runs if not (place / "metrics.json").exists()]
+    finished = [place for place, trial in runs if _finished(place, trial)]
+    open_runs = [(place, trial) for place, trial in runs if place not in finished]
     if processes > 1 and len(open_runs) > 1:
         # Fresh processes, for torch's threads do not survive a fork.
         pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
@@ -107,6 +108,20 @@ def run_all(
                 console.print(f"[bold]{place.name}[/bold]")
             write_report(trial, fit(trial, place, data_dir=data_dir, device=device, console=console), place, command)
     return {place: json.loads((place / "metrics.json").read_text()) for place, _ in runs}
+
+
+def _finished(place: Path, trial: Experiment) -> bool:
+    """Whether a directory holds a finished run; one of other settings must not pass for this trial's."""
+    if not (place / "metrics.json").exists():
+        return False
+    found = json.loads((place / "metrics.json").read_text())
+    # As they are once written: a tuple, say, comes back as a list.
+    wanted = json.loads(json.dumps({"recipe": trial.name, "settings": settings(trial)}))
+    other = [k for k, v in wanted["settings"].items() if found["settings"].get(k) != v]
+    if found["recipe"] != trial.name or other:
+        said = ", ".join(f"{k}={found['settings'].get(k)}" for k in other) or f"the recipe {found['recipe']}"
+        raise ValueError(f"{place} holds a finished run with {said}; name another directory for these settings.")
+    return True
 
 
 def _run_apart(
