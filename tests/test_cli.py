@@ -146,7 +146,10 @@ def test_cross_validation_by_an_option(tmp_path, capfd):
             "window=90, steps=32; expected 0 < window <= steps. See: spikeloom list digits",
         ),
         ("train digits --set folds=1", "folds=1"),
-        ("train digits --set schedule=step", "schedule got 'step'; expected one of constant, cosine, linear, exponential."),
+        (
+            "train digits --set schedule=step",
+            "schedule got 'step'; expected one of constant, cosine, linear, exponential.",
+        ),
         ("train --resume nowhere", "There is no run to resume in nowhere: it has no file run.json."),
         ("train digits --resume x --set a=1 --seed 1", "leave out --set, --seed, digits"),
         ("list digit", "Did you mean 'digits'?"),
