@@ -93,3 +93,13 @@ def test_costs_that_were_not_steady_are_not_kept(fresh, monkeypatch):
     monkeypatch.setattr(breakeven, "_measure", lambda *sample: (costs, False))
     assert choose_linear(raster(40, 20, 128, density=0.01), 64)[0] == "events"
     assert not list(fresh.iterdir())
+
+
+def test_costs_are_measured_whatever_the_first_call_is_under(fresh):
+    def nobody(tensor):
+        raise AssertionError("a tensor of the measurement was seen")
+
+    with torch.inference_mode(), torch.autograd.graph.saved_tensors_hooks(nobody, nobody):
+        assert choose_linear(raster(64, 64, 256), 64, torch.float32)[0] in ("events", "dense")
+        assert choose_conv2d(raster(8, 64, 4, 16, 16), (8, 4, 3, 3))[0] in ("events", "dense")
+    assert len(breakeven._known(breakeven._file(torch.get_num_threads()))) == 2
