@@ -128,7 +128,7 @@ def costs(key: str, sample: Callable[..., Any], dtype: torch.dtype) -> Costs:
     path = _file(torch.get_num_threads())
     known = _known(path)
     if key not in known:
-        # Whoever looks at what is kept for the backward pass has no business with ours, which is measured even where the
+        # Whoever looks at what is kept for a backward pass has no business with this one, which is run even where the
         # first call is an evaluation.
         with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
             known[key], steady = _measure(*sample(dtype))

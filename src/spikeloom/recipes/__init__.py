@@ -69,7 +69,7 @@ RECIPES: dict[str, Recipe] = {
         module="learned_time_constants",
         function="learned_time_constants",
         summary="MNIST by constant-current encoders, 784-100-10 recurrent, time constants and thresholds learned",
-        expected="98.1 % of held-out training images after 12 epochs (seed 0), in 3 to 5 minutes",
+        expected="98.4 % test accuracy (5 seeds: 98.2 to 98.5), learned or fixed, in 4 minutes a seed",
         data="MNIST",
     ),
     "ecg": Recipe(
