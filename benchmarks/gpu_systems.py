@@ -63,7 +63,7 @@ class System:
 
     def lif(self, size: int) -> nn.Module:
         """A module from [T, B, *N] to spikes."""
-        raise NotImplementedError
+        raise Unavailable("has no such neuron")
 
     def user(self, size: int) -> nn.Module:
         """The same for a neuron as a user writes it, with an adaptive threshold."""
