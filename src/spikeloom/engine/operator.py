@@ -179,18 +179,15 @@ def run(
     coefficients: Sequence[Tensor],
     states: Sequence[Tensor],
     inputs: Sequence[Tensor],
-    lengths: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    last: Tensor | None,
-    output_dtype: torch.dtype,
+    *rest: Any,
 ) -> Sequence[Tensor]:
-    """Output, records and final states of a program, differentiable."""
+    """Output, records and final states of a program, differentiable, from what the operator is given."""
     if observed():
-        return loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last, output_dtype)[:-1]
+        return loop(key, keep, fed, coefficients, states, inputs, *rest)[:-1]
+    *tensors, output_dtype = rest
     counts = len(coefficients), len(states), len(inputs)
-    rest = lengths, weight, bias, last
-    return _Loop.apply((key, keep, fed, output_dtype), counts, *coefficients, *states, *inputs, *rest)  # type: ignore
+    options = key, keep, fed, output_dtype
+    return _Loop.apply(options, counts, *coefficients, *states, *inputs, *tensors)  # type: ignore[no-any-return]
 
 
 def _feedback_gradients(d_x: Tensor, y: Tensor, last: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Any, ...]:
