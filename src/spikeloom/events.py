@@ -361,6 +361,10 @@ class Events:
         >>> sl.Events.from_dense(torch.eye(3).unsqueeze(1)).between(1, 3).time
         tensor([0, 1])
         """
+        if not 0 <= start <= stop <= self._shape[0]:
+            raise ValueError(
+                f"Events of {self._shape[0]} steps got between({start}, {stop}); expected 0 <= start <= stop <= T."
+            )
         # Cut at the same steps again, as for a second run of a piece, nothing is searched again.
         for step in {start, stop} - self._cuts.keys():
             self._cuts[step] = first_at(self._time, self._offsets, step)

@@ -85,6 +85,8 @@ class Signal:
             raise ValueError(f"Signal got {len(self._values)} values at times of shape {tuple(self._times.shape)}.")
         if not bool(self._times.isfinite().all()) or not bool((self._times.diff() > 0).all()):
             raise ValueError("Signal expects finite times in s that increase from sample to sample, and dt above 0.")
+        if period is not None and not isinstance(period, int | float):
+            raise TypeError(f"Signal got period={period!r}; expected seconds, such as 1.0.")
         if period is not None and not float(self._times[-1] - self._times[0]) < period < math.inf:
             span = float(self._times[-1] - self._times[0])
             raise ValueError(
@@ -336,7 +338,12 @@ class Signal:
 
 def own(data: Any, dtype: torch.dtype | None = None) -> Tensor:
     """Data of any kind as a tensor on the CPU without gradient; arrays and lists are copied, for they may change."""
-    return data.detach().to("cpu", dtype) if isinstance(data, Tensor) else torch.tensor(data, dtype=dtype)
+    if isinstance(data, Tensor):
+        return data.detach().to("cpu", dtype)
+    try:
+        return torch.tensor(data, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"got {type(data).__name__}, which makes no tensor ({error}); expected numbers.") from None
 
 
 def _fills(part: float | None, period: float) -> bool:

@@ -73,8 +73,8 @@ class EventProp:
     def __post_init__(self) -> None:
         for name in ("epsilon", "spike_count", "spike_count_strength"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"EventProp got {name}={value}; expected a number above 0.")
+            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+                raise ValueError(f"EventProp got {name}={value!r}; expected a number above 0.")
 
     def __call__(self, loop: Loop, state: LoopState, engine: Engine) -> Pass:
         """Run a loop with an engine, so that gradients travel back by this rule."""

@@ -5,12 +5,23 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import torch
 
 from ..distributions import LogNormal, Normal, Uniform
 from ..parameters import Input, Noise, Param, State
+
+
+def check_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """The axes of so many neurons."""
+    axes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    if any(isinstance(n, bool) or not isinstance(n, Integral) or n < 0 for n in axes):
+        raise ValueError(
+            f"{name} got shape {shape!r}; expected how many neurons, such as 100, or axes, such as (16, 28, 28)."
+        )
+    return tuple(int(n) for n in axes)
 
 
 def check_dt(dt: float) -> float:

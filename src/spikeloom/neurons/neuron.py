@@ -12,7 +12,7 @@ from ..fire import Fire
 from ..parameters import Input, Noise, Param, ParameterValue, State, Value
 from ..unchanged import Snapshot, same, snapshot
 from ..zero import ZERO
-from .declarations import broadcasts, check_dt, coefficient_type, declarations, fields, size, tuple_type
+from .declarations import broadcasts, check_dt, check_shape, coefficient_type, declarations, fields, size, tuple_type
 
 DEFAULT_DT = 1e-3
 # Entries that the loop keeps beside the declared state: steps left in the refractory period; the noise's clock and key.
@@ -145,7 +145,7 @@ class Neuron(nn.Module):
             )
         if comparator not in (">", ">="):
             raise ValueError(f"{name} got comparator={comparator!r}; expected '>' or '>='.")
-        self.shape = (shape,) if isinstance(shape, int) else None if shape is None else tuple(shape)
+        self.shape = None if shape is None else check_shape(name, shape)
         self.reset = reset or self.resets[0]
         self.refractory, self.max_spikes, self.comparator = refractory, max_spikes, comparator
         self.dt_given = dt is not None

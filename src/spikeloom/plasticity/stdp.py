@@ -74,6 +74,9 @@ class STDP:
     pairs: Literal["all", "nearest"] = "all"
 
     def __post_init__(self) -> None:
+        for name in ("a_plus", "a_minus", "tau_plus", "tau_minus"):
+            if not isinstance(getattr(self, name), int | float):
+                raise TypeError(f"STDP got {name}={getattr(self, name)!r}; expected a number (20 ms are 20e-3).")
         for name in ("a_plus", "a_minus"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"STDP got {name}={getattr(self, name)}; expected a finite number.")
@@ -95,6 +98,13 @@ class STDP:
             state: traces of an earlier call, to go on; None for traces of 0.
             dt: time step in s.
         """
+        if not isinstance(connection, nn.Module):
+            raise TypeError(f"STDP got {type(connection).__name__}; expected a connection such as nn.Linear.")
+        if not isinstance(post, Tensor):
+            raise TypeError(
+                f"STDP got postsynaptic spikes as {type(post).__name__}; expected a tensor [T, B, *M], such as "
+                "a layer's output, or events.to_dense()."
+            )
         weights = [p for p in connection.parameters() if p.dim() > 1 and p.requires_grad]
         if has_memory(connection) or not weights:
             what = "a memory of its own" if has_memory(connection) else "no weights to train"
