@@ -2,8 +2,14 @@
 
 import json
 import math
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -121,3 +127,35 @@ def test_the_command_line_varies_a_setting(tmp_path, monkeypatch, capfd):
     ]:
         assert cli.main(["train", "digits", *wrong]) == 2
         assert sentence in capfd.readouterr().err
+
+
+def test_processes_end_with_the_one_that_started_them():
+    """Killed, so that it can tell nobody: a scheduler's kill -9 leaves no training behind that goes on for hours."""
+    script = (
+        "import multiprocessing, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from spikeloom.training.trials import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    pool = ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent)\n"
+        "    pool.submit(time.sleep, 0).result()\n"
+        "    pool.submit(time.sleep, 300)\n"
+        "    print(*pool._processes, flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)  # it is there
+        parent.kill()
+    for _ in range(600):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        status = Path(f"/proc/{child}/status")
+        if status.exists() and "\nState:\tZ" in status.read_text():
+            return  # ended, and waits for somebody to ask
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the process went on for a minute")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import statistics
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -95,7 +98,7 @@ def run_all(
     open_runs = [(place, trial) for place, trial in runs if place not in finished]
     if processes > 1 and len(open_runs) > 1:
         # Fresh processes, for torch's threads do not survive a fork.
-        pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+        pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent)
         try:
             shared = (data_dir, device, command, console is not None and not console.quiet)
             for done in as_completed([pool.submit(_run_apart, place, trial, *shared) for place, trial in open_runs]):
@@ -108,6 +111,19 @@ def run_all(
                 console.print(f"[bold]{place.name}[/bold]")
             write_report(trial, fit(trial, place, data_dir=data_dir, device=device, console=console), place, command)
     return {place: json.loads((place / "metrics.json").read_text()) for place, _ in runs}
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it has gone, however that was ended: nobody waits for it then,
+    and what it has written so far is whole."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _finished(place: Path, trial: Experiment) -> bool:
