@@ -28,3 +28,11 @@ def write(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON."""
     write(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value that `write_json` wrote; a ValueError says which file is another's, or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and its run is trained again.") from None

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from spikeloom.training.experiment import Experiment
-from spikeloom.training.files import write, write_json
+from spikeloom.training.files import read_json, write, write_json
 from spikeloom.training.fitting import fit
 from spikeloom.training.report import numbers, page, versions, write_report
 from spikeloom.training.settings import settings
@@ -110,7 +110,7 @@ def run_all(
             if len(runs) > 1 and console is not None:
                 console.print(f"[bold]{place.name}[/bold]")
             write_report(trial, fit(trial, place, data_dir=data_dir, device=device, console=console), place, command)
-    return {place: json.loads((place / "metrics.json").read_text()) for place, _ in runs}
+    return {place: read_json(place / "metrics.json") for place, _ in runs}
 
 
 def end_with_parent() -> None:
@@ -130,7 +130,7 @@ def _finished(place: Path, trial: Experiment) -> bool:
     """Whether a directory holds a finished run; one of other settings must not pass for this trial's."""
     if not (place / "metrics.json").exists():
         return False
-    found = json.loads((place / "metrics.json").read_text())
+    found = read_json(place / "metrics.json")
     # As they are once written: a tuple, say, comes back as a list.
     wanted = json.loads(json.dumps({"recipe": trial.name, "settings": settings(trial)}))
     other = [k for k, v in wanted["settings"].items() if found["settings"].get(k) != v]
