@@ -107,7 +107,7 @@ def test_arms_that_make_no_sense_are_sentences(key, values, sentence):
 
 def test_damaged_metrics_are_named_and_left_alone(tmp_path):
     (tmp_path / "metrics.json").write_text('{"recipe": "sma')
-    with pytest.raises(ValueError, match=r"metrics\.json is damaged \(.*\); delete it, and its run is trained again"):
+    with pytest.raises(OSError, match=r"metrics\.json is damaged \(.*\); delete it, and its run is trained again"):
         training.train(Small(epochs=1), tmp_path)
     assert (tmp_path / "metrics.json").read_text() == '{"recipe": "sma'
 

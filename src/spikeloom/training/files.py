@@ -31,8 +31,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value that `write_json` wrote; a ValueError says which file is another's, or damaged."""
+    """The value that `write_json` wrote; an OSError names a file that is damaged."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and its run is trained again.") from None
+        raise OSError(f"{path} is damaged ({error}); delete it, and its run is trained again.") from None

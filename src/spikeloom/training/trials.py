@@ -52,7 +52,9 @@ def train(
         its standard deviation under ``NAME_std``, and the trials' own metrics under ``trials``.
 
     Raises:
-        ValueError, KeyboardInterrupt: see `fit`.
+        ValueError: a finished run of other settings is in the way.
+        OSError: its metrics are damaged.
+        Also what `fit` raises.
 
     Example (not run, for it trains)::
 
