@@ -53,8 +53,7 @@ def train(
 
     Raises:
         ValueError: a finished run of other settings is in the way.
-        OSError: its metrics are damaged.
-        Also what `fit` raises.
+        OSError: its metrics are damaged. For both, and for what else there is, see also `fit`.
 
     Example (not run, for it trains)::
 
