@@ -83,6 +83,9 @@ def test_a_toy_replaces_values_and_nothing_else(tmp_path):
     assert (tmp_path / "small" / "line.png").read_bytes()[:4] == b"\x89PNG"
     shown = tutorial.shown(page, json.loads(json.dumps(full)))
     assert "Sum, after 1000 steps." in shown and "It is 249750.0." in shown and "toy:" not in shown
+    assert "which took 0 s with" in shown
+    resumed = tutorial.shown(page, full | {"seconds": None})
+    assert "which went on where an earlier one was stopped, with" in resumed and "took" not in resumed
     assert '```text title="Output"\ntotal 249750.0\n```' in shown and '"{{ total }}"' in shown
 
 

@@ -185,9 +185,11 @@ def shown(page: Page, results: dict[str, Any]) -> str:
     parts = re.split(r"(^```.*?^```\n)", FRONT_MATTER.sub("", page.text), flags=re.MULTILINE | re.DOTALL)
     text = "".join(part if part.startswith("```") else _with_values(page, part, results["values"]) for part in parts)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    seconds = results["seconds"]
+    time = "went on where an earlier one was stopped," if seconds is None else f"took {seconds:.0f} s"
     return (
         f"{BLOCK.sub(output, text)}\n---\n\nOutput, pictures and figures are those of one run of this page's code as "
-        f"it stands, which took {results['seconds']:.0f} s with {versions}. `make tutorials PAGE={page.name}` repeats "
+        f"it stands, which {time} with {versions}. `make tutorials PAGE={page.name}` repeats "
         "it; the tests and each build of these pages run the code at toy size.\n"
     )
 
@@ -288,9 +290,20 @@ def main(names: list[str]) -> int:
             return 1
         # A place that stays: a page that trains a recipe with a directory of its own goes on where it was stopped.
         with working_in(TUTORIALS.parents[1] / "runs" / "tutorials" / page.name):
+            fresh = not any(Path.cwd().iterdir())
             results = run(page, page.path.with_suffix(""), toy=False)
+        if not fresh:
+            results["seconds"] = None  # of what went on where an earlier run was stopped, the time says nothing
         write_json(page.path.with_suffix("") / "results.json", results)
-        print("\n".join([page.name, *results["printed"], f"{results['seconds']} s"]))
+        print(
+            "\n".join(
+                [
+                    page.name,
+                    *results["printed"],
+                    "went on from an earlier run" if results["seconds"] is None else f"{results['seconds']} s",
+                ]
+            )
+        )
     return 0
 
 
