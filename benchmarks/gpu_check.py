@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,14 @@ EXPLAINED = (
 
 def cases() -> list[tuple[str, dict[str, Any], int]]:
     """What parity is looked at for: a title, the arguments of a `Case`, and the steps of a chunk."""
-    from tables import NEURONS, RESETS, SURROGATES
+    from tables import RESETS, SURROGATES
 
     found: list[tuple[str, dict[str, Any], int]] = []
     for name, reset in RESETS:
         given = {"name": name, "reset": reset, "steps": 19, "batch": 5, "shape": (37,), "lengths": True}
         found.append((f"{name}, {reset}, 8 steps a chunk", given, 8))
-        if NEURONS[name][0].spiking:
+        # A surrogate enters a step through fire alone: all of them with some neurons.
+        if name in ("IF", "LIF", "CubaLIF", "ALIF", "AdLIF"):
             small = {"name": name, "reset": reset, "steps": 5, "batch": 3, "shape": (7,)}
             found += [(f"{name}, {reset}, {s}", {**small, "surrogate": SURROGATES[s]}, 2) for s in SURROGATES]
     for kind in (torch.float16, torch.bfloat16, torch.float64):
@@ -62,27 +63,39 @@ def cases() -> list[tuple[str, dict[str, Any], int]]:
     return found
 
 
-def parity(case: tuple[str, dict[str, Any], int]) -> tuple[str, str]:
-    """A case's title, and "" or what is wrong."""
+def parity(case: tuple[str, dict[str, Any], int]) -> tuple[str, str, float]:
+    """A case's title, "" or what is wrong, and the seconds it took."""
     from cases import Case, compare
     from spikeloom.engine import gpu
 
-    title, given, every = case
+    (title, given, every), start = case, time.perf_counter()
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)  # memory that is not written holds NaN
     rounding = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(given.get("input_dtype", torch.float32), 5e-4)
     try:
-        compare(Case(**given, device="cuda"), gpu, every, rtol=rounding, atol=rounding / 5)
+        case = Case(**given, device="cuda")
+        compare(case, gpu, min(every, gpu.every(case.steps, case.program)), rtol=rounding, atol=rounding / 5)
     except Exception as error:
-        return title, f"{type(error).__name__}: {error}"[:500]
-    return title, ""
+        return title, f"{type(error).__name__}: {error}"[:500], time.perf_counter() - start
+    return title, "", time.perf_counter() - start
 
 
 def all_parities(quick: bool) -> dict[str, Any]:
-    chosen = cases()[:: 40 if quick else 1]
-    start, workers = time.perf_counter(), min(12, max(1, (os.cpu_count() or 2) - 2), len(chosen))
+    from benchmarks import gpu_layers
+
+    chosen, layers = cases()[:: 40 if quick else 1], list(gpu_layers.checks())[:: 10 if quick else 1]
+    start, workers = time.perf_counter(), min(14, max(1, (os.cpu_count() or 2) - 2), len(chosen))
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(parity, chosen, chunksize=max(1, min(8, len(chosen) // workers))))
+        waiting = [
+            *(pool.submit(gpu_layers.check, title) for title in layers),
+            *(pool.submit(parity, c) for c in chosen),
+        ]
+        found = []
+        for done in as_completed(waiting):
+            title, reason, seconds = done.result()
+            found.append((title, reason))
+            if reason or seconds > 20:
+                print(f"{title}: {seconds:.0f} s. {reason}", file=sys.stderr, flush=True)
     wrong = {title: reason for title, reason in found if reason}
     return {"cases": len(found), "wrong": wrong, "seconds": time.perf_counter() - start}
 

@@ -293,10 +293,10 @@ class _First(nn.Module):
 SYSTEMS: dict[str, Callable[[], System]] = {
     "floor": Floor,
     "spikeloom": Spikeloom,
-    "spikeloom eager": lambda: Spikeloom("eager"),
     "SpikingJelly": SpikingJelly,
     "snnTorch": SnnTorch,
     "Norse": Norse,
+    "spikeloom eager": lambda: Spikeloom("eager"),
 }
 
 

@@ -9,7 +9,8 @@ import torch
 
 import spikeloom as sl
 from cases import Case, compare
-from spikeloom.engine import gpu, operator, triton_module, triton_source
+from parity import learned
+from spikeloom.engine import fused, gpu, gpu_recurrent, operator, triton_module, triton_source
 from spikeloom.engine.generated import Wanted
 from spikeloom.gradients.costate import AdaptiveCostate, Costate
 from tables import NEURONS, RESETS, SURROGATES, layer, raster
@@ -28,6 +29,8 @@ def _interpreter(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("SPIKELOOM_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     for name, function in {"tanh": np.tanh, "expm1": np.expm1, "pow": np.power, "rint": np.rint}.items():
         monkeypatch.setattr(libdevice, name, _by_numpy(function))
+    # Made of functions that were compiled, not interpreted, when Triton was imported.
+    monkeypatch.setattr(triton.language, "sum", lambda x, axis: triton.language.reduce(x, axis, _added()))
     # Its own check of every sum of integers takes half of the time.
     monkeypatch.setattr(interpreter_builder, "options", replace(interpreter_builder.options, sanitize_overflow=False))
     kernel = triton_module.kernel
@@ -35,6 +38,10 @@ def _interpreter(monkeypatch, tmp_path_factory):
     with np.errstate(all="ignore"):  # lanes beyond the last compute with zeros, and are not stored
         yield
     kernel.cache_clear()
+
+
+def _added():
+    return triton.language.standard._sum_combine
 
 
 def _by_numpy(function):
@@ -304,3 +311,43 @@ def test_the_adjoint_of_eventprop_is_a_step_like_any_other(kind):
 
     case = Case("Costate", neuron=Numbered(5), ports=8, record=("pv", "pi"))
     compare(case, gpu, every=2)
+
+
+def recurrent_outcome(subject, x, engine, **more):
+    """Everything that a recurrent layer's run yields, and the gradients."""
+    subject.zero_grad()
+    x = x.detach().requires_grad_()
+    first = sl.run(subject, x[:3], engine=engine, record="v", **more)
+    run = sl.run(subject, x[3:], first.state, engine=engine, record="v")
+    torch.manual_seed(2)
+    tensors = [run.output, run.records["v"], first.output, *run.state.neuron]
+    tensors = [t for t in tensors if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    sum((t * torch.randn_like(t)).sum() for t in tensors).backward()
+    return tensors, [x.grad, *(p.grad for p in subject.parameters())]
+
+
+@pytest.mark.parametrize("widest", [128, 0], ids=["one kernel", "step by step"])
+@pytest.mark.parametrize("name", ["LIF", "CubaLIF", "ALIF", "AdLIF", "RF", "Rate"])
+def test_recurrent_layers(monkeypatch, name, widest):
+    monkeypatch.setattr(gpu_recurrent, "WIDEST", widest)
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    subject = recurrent(name)
+    monkeypatch.setattr(fused, "every", lambda states: 2)
+    x = torch.randint(-16, 48, (8, 3, 4)) / 32.0
+    for more in ({}, {"lengths": torch.tensor([3, 0, 1])}):
+        (ours, found), (reference, wanted) = (recurrent_outcome(subject, x, e, **more) for e in ("cpu", "eager"))
+        for a, b in zip(ours, reference, strict=True):
+            assert torch.equal(a, b) if name != "Rate" else torch.allclose(a, b, atol=1e-6)
+        assert [g is None for g in found] == [g is None for g in wanted] and len(wanted) > 4
+        for a, b in zip(found, wanted, strict=True):
+            assert a is None or torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
+
+
+def recurrent(name, size=11):
+    """A layer whose weights are sums of few powers of two, so that any order of a sum gives the same."""
+    back = torch.nn.Linear(size, size)
+    for p in back.parameters():
+        torch.nn.init.normal_(p, 0, 0.4).data.mul_(64).round_().div_(64)
+    subject = layer(name, size, dtype=torch.float32, learn=learned(name))
+    subject.connection.weight.data.mul_(64).round_().div_(64)
+    return sl.Layer(subject.connection, subject.neuron, back)

@@ -40,13 +40,14 @@ PUBLIC = [
     "Signal",
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),
     *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
-    *("AdEx", "BRF", "CobaLIF", "EIF", "Izhikevich", "QIF", "RF", "Rate", "StochasticLIF"),
+    *("AdEx", "BRF", "CapturedStep", "CobaLIF", "EIF", "Izhikevich", "QIF", "RF", "Rate", "StochasticLIF"),
     *("plasticity", "regularizers", "run", "STDP", "time_constant", "unconstrained", "unit_interval"),
 ]
 
 # A module imports from its own level or from lower ones. `import spikeloom` itself stands on ROOT.
 ORDER = [
-    {"zero", "constraints", "distributions", "unchanged"},
+    {"zero", "constraints", "distributions", "capture"},
+    {"unchanged"},
     {"parameters", "surrogates", "fire"},
     {"neurons"},
     {"engine"},
@@ -73,7 +74,7 @@ ORDER = [
     {"explain", "doctor"},
     {"cli", "__main__"},
 ]
-ROOT = 9
+ROOT = 10
 HEAVY = (
     "lightning",
     "torchmetrics",

@@ -10,6 +10,7 @@ from . import losses as losses
 from . import plasticity as plasticity
 from . import plots as plots
 from . import regularizers as regularizers
+from .capture import CapturedStep as CapturedStep
 from .constraints import between as between
 from .constraints import non_negative as non_negative
 from .constraints import positive as positive

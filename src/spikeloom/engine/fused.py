@@ -52,9 +52,7 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge, de
         Unsuited, NoElementwiseForm: a loop that this engine does not run, said in a sentence.
     """
     check(loop, device)
-    # On a GPU the recurrent product is cuBLAS's, step by step.
-    on_gpu = next(iter(loop.inputs.values())).device.type == "cuda"
-    if loop.feedback is not None and (on_gpu or not _plain(loop.feedback, loop.shape)):
+    if loop.feedback is not None and not _plain(loop.feedback, loop.shape):
         return _step_by_step(loop, state, start, stop, edge)
     return _whole(loop, state, start, stop, edge)
 
@@ -80,11 +78,12 @@ def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge)
     coefficients = [getattr(c, name) for name in program.coefficients]
     states = [getattr(neuron, name) for name in program.states]
     lengths = None if loop.alive is None else loop.alive[start:stop].sum(0).flatten()
-    # A kernel for GPUs reads and writes any precision; those for processors have one.
+    # A kernel for GPUs reads and writes any precision; those for processors and of recurrent layers have one.
     on_gpu = states[0].device.type == "cuda"
-    output_dtype = loop.output_dtype if on_gpu else loop.dtype
+    mixed = on_gpu and loop.feedback is None
+    output_dtype = loop.output_dtype if mixed else loop.dtype
     inputs = [_input(loop, state, name, start, stop) for name in program.ports]
-    inputs = inputs if on_gpu else [x.to(loop.dtype) for x in inputs]
+    inputs = inputs if mixed else [x.to(loop.dtype) for x in inputs]
     if not inputs:
         inputs = [states[0].new_zeros(()).expand(shape)]
     fed, weight, bias, last = -1, None, None, None
@@ -96,7 +95,7 @@ def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge)
         last = state.feedback.to(loop.dtype)
     tensors = (*coefficients, *states, *inputs, weight, bias, last)
     learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    keep = (gpu.every(steps) if on_gpu else every(len(states))) if learning else 0
+    keep = (gpu.every(steps, program) if on_gpu else every(len(states))) if learning else 0
     found = fused_loop(program.key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last, output_dtype)
     y, *rest = found
     recorded = dict(zip(program.records, rest, strict=False))

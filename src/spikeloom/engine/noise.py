@@ -36,7 +36,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
     return c0, c1, c2, c3
 
 
-def streams(seed: int, layer: str, batch: int, device: torch.device) -> Tensor:
+def streams(seed: int | Tensor, layer: str, batch: int, device: torch.device) -> Tensor:
     """A key of 62 bits for each row of a batch, int64 [batch]."""
     zero = torch.zeros(batch, dtype=torch.int64, device=device)
     rows = torch.arange(batch, dtype=torch.int64, device=device)

@@ -56,8 +56,11 @@ def _fake_loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bi
     program, x = PROGRAMS[key], inputs[0]
     rows = [torch.empty_like(x, dtype=d) for d in (output_dtype, *(program.dtype for _ in program.records))]
     finals = [torch.empty_like(x[0], dtype=program.dtype) for _ in states] if len(x) else [z.clone() for z in states]
-    count = (x.shape[0] + keep - 1) // keep if keep else 0
-    return [*rows, *finals, x.new_empty((count, len(states), x[0].numel()), dtype=program.dtype)]
+    count, lanes = (x.shape[0] + keep - 1) // keep if keep else 0, x[0].numel()
+    kept: tuple[Any, ...] = (count, len(states), lanes)
+    if fed >= 0 and x.device.type == "cuda":
+        kept = (count * len(states) + (x.shape[0] if keep else 0), lanes)
+    return [*rows, *finals, x.new_empty(kept, dtype=program.dtype)]
 
 
 def _loop_backward(

@@ -27,6 +27,7 @@ class Source:
         constants: numbers of the graphs that are an argument.
         timed, still: names of the tensors with strides of their own, [T, B, *N] and [B, *N].
         dense: names of those in the order of the lanes.
+        whole: names of those that the kernel finds its own way through.
     """
 
     text: str
@@ -34,17 +35,38 @@ class Source:
     timed: tuple[str, ...]
     still: tuple[str, ...]
     dense: tuple[str, ...]
+    whole: tuple[str, ...]
+
+
+# The lanes of an instance: a run of them, or all neurons of a sample, for what mixes a sample's neurons.
+LINE = [
+    "lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
+    "inside = lane < lanes",
+]
+SAMPLE = [
+    "neuron = tl.arange(0, BLOCK)",
+    "lane = tl.program_id(0) * neurons + neuron",
+    "inside = neuron < neurons",
+]
 
 
 class Kernel:
-    """What both kernels are made of: arguments, reads and writes."""
+    """What all kernels are made of: arguments, reads and writes.
 
-    def __init__(self, program: Program, chunk: int):
-        self.program, self.chunk = program, chunk
+    Args:
+        chunk: steps that are written out one after the other.
+        sample: an instance takes all neurons of a sample, of which BLOCK is at least as much, not BLOCK lanes.
+        narrow: names of more arguments that are whole numbers.
+    """
+
+    def __init__(self, program: Program, chunk: int, sample: bool = False, narrow: Sequence[str] = ()):
+        self.program, self.chunk, self.sample = program, chunk, sample
         self.writer = Writer(program.dtype)
+        self.narrow = ("T", "lanes", "middle", "inner", *(("neurons",) if sample else ()), *narrow)
         self.timed: list[str] = []
         self.still: list[str] = []
         self.dense: list[str] = []
+        self.whole: list[str] = []
         self.before: list[str] = []
         self.names: dict[str, str] = {}
         if program.alive:
@@ -94,18 +116,15 @@ class Kernel:
         ports = {f"x.{n}": f"row{k}_x_{n}" for n in self.program.ports}
         return self.names | ports | {f"z.{n}": v for n, v in states.items()} | {"alive": f"alive{k}"}
 
-    def source(self, loop: Sequence[str], more: str = "") -> Source:
+    def source(self, loop: Sequence[str], *more: str) -> Source:
+        """The kernel that does these lines; `more` are constants that it is compiled for."""
         strides = [f"s{k}_{name}" for name in (*self.timed, *self.still) for k in range(3)]
         wide = ["row", *(f"step_{name}" for name in self.timed), *strides]
-        narrow, tensors = (
-            ["T", "lanes", "middle", "inner"],
-            [f"at_{n}" for n in (*self.timed, *self.still, *self.dense)],
-        )
+        narrow, tensors = self.narrow, [f"at_{n}" for n in (*self.timed, *self.still, *self.dense, *self.whole)]
         typed = [*(f'{n}: "i32"' for n in narrow), "constants", *tensors, *(f'{n}: "i64"' for n in wide)]
-        typed += [more] if more else []
+        typed += [f"{name}: tl.constexpr" for name in (*more, "BLOCK")]
         lines = [
-            "lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
-            "inside = lane < lanes",
+            *(SAMPLE if self.sample else LINE),
             "zero = tl.full((BLOCK,), 0, tl.int32)  # makes blocks of numbers, for masks are blocks",
             *("i0 = lane // inner // middle", "i1 = lane // inner % middle", "i2 = lane % inner"),
             *(f"at_{n} += i0 * s0_{n} + i1 * s1_{n} + i2 * s2_{n}" for n in (*self.timed, *self.still)),
@@ -114,5 +133,6 @@ class Kernel:
         ]
         head = f"@triton.jit(do_not_specialize={[*narrow, 'constants', *tensors, *wide]})\ndef kernel("
         body = "".join(f"    {line}\n" for line in lines)
-        text = f"{HEAD.format(name=self.program.name)}\n\n{head}{', '.join(typed)}, BLOCK: tl.constexpr):\n{body}"
-        return Source(text, tuple(self.writer.constants), tuple(self.timed), tuple(self.still), tuple(self.dense))
+        text = f"{HEAD.format(name=self.program.name)}\n\n{head}{', '.join(typed)}):\n{body}"
+        tensors_in_order = (tuple(self.timed), tuple(self.still), tuple(self.dense), tuple(self.whole))
+        return Source(text, tuple(self.writer.constants), *tensors_in_order)

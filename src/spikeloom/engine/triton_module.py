@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,42 @@ BLOCK, WARPS = 64, 2  # lanes of an instance, and how many warps of 32 threads s
 _compiled: dict[Any, Any] = {}
 
 
-def launch(
+def prepare(
     text: str,
-    lanes: int,
-    sizes: Sequence[int],
+    grid: tuple[int, ...],
     tensors: Sequence[Tensor],
     strides: Sequence[int],
-    options: Sequence[bool] = (),
-) -> None:
-    """Run the kernel of a source text on all lanes, on the device and the stream of its tensors."""
+    constants: Sequence[int | bool | str],
+    warps: int = WARPS,
+) -> Callable[..., None]:
+    """The kernel of a source text as a function of its first arguments, on the device and stream of its tensors.
+
+    Args:
+        grid: instances along up to three axes.
+        tensors, strides, constants: its other arguments; for the constants it is compiled.
+    """
     device = tensors[0].device
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            return launch(text, lanes, sizes, tensors, strides, options)
     # Types are all that a kernel is compiled for. Triton would look at every argument again, in each call.
-    key = (text, device, options, *[t.dtype for t in tensors])
-    args, grid = (*sizes, *tensors, *strides, *options, BLOCK), (-(-lanes // BLOCK), 1, 1)
-    if key in _compiled:
-        _compiled[key][grid](*args)
+    key = (text, device, warps, *constants, *[t.dtype for t in tensors])
+    rest = (*tensors, *strides, *constants)
+    run = _compiled[key][grid] if key in _compiled else None
+
+    def launch(*sizes: int) -> None:
+        nonlocal run
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                return launch(*sizes)
+        if run is not None:
+            run(*sizes, *rest)
+            return None
+        # Without fusion: multiply, then add, as every engine does.
+        made = kernel(text)[grid](*sizes, *rest, num_warps=warps, enable_fp_fusion=False)
+        if made is not None:  # as under Triton's interpreter
+            _compiled[key] = made
+            run = made[grid]
         return None
-    # Without fusion: multiply, then add, as every engine does.
-    made = kernel(text)[grid](*args, num_warps=WARPS, enable_fp_fusion=False)
-    if made is not None:  # as under Triton's interpreter
-        _compiled[key] = made
-    return None
+
+    return launch
 
 
 @functools.cache

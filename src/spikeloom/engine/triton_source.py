@@ -37,7 +37,7 @@ def forward_source(program: Program, chunk: int) -> Source:
     body += [f"z_{n} = z{chunk}_{n}" for n in program.states]
     loop += [f"    {line}" for line in body]
     loop += [f"tl.store(at_f_{n}, z_{n}, mask=inside)" for n in program.states]
-    return kernel.source(loop, "KEEP: tl.constexpr")
+    return kernel.source(loop, "KEEP")
 
 
 def backward_source(program: Program, chunk: int, wanted: Wanted) -> Source:

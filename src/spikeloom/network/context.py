@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..capture import capturing
 from ..gradients import BPTT
 
 
@@ -24,6 +25,7 @@ class Context:
     record: tuple[str, ...] = ()
     lengths: Tensor | None = None
     seed: int | None = None
+    drawn: Tensor | None = None
     names: dict[int, str] = field(default_factory=dict)
     states: dict[str, Any] = field(default_factory=dict)
     final: dict[str, Any] = field(default_factory=dict)
@@ -57,9 +59,14 @@ class Context:
         for name, tensor in records.items():
             self.records.setdefault(_key(path, name), []).append(tensor)
 
-    def noise_seed(self) -> int:
+    def noise_seed(self, device: torch.device) -> int | Tensor:
         """The run's seed; drawn from torch's generator when noise is first needed, so that a network without noise
         leaves the generator alone and `torch.manual_seed` repeats one with it."""
+        if self.seed is None and capturing():
+            # The graph draws one for each replay.
+            if self.drawn is None:
+                self.drawn = torch.randint(0, 2**62, (), device=device)
+            return self.drawn
         if self.seed is None:
             self.seed = int(torch.randint(0, 2**62, ()))
         return self.seed

@@ -147,7 +147,7 @@ class Layer(nn.Module):
         self._check_coefficients(coefficients, shape)
         fresh = self.neuron.initial_state(shape[0], shape[1:], dtype, first.device)
         if self.neuron.noises and state is None:
-            keys = streams(context.noise_seed(), path, shape[0], first.device)
+            keys = streams(context.noise_seed(first.device), path, shape[0], first.device)
             fresh = fresh._replace(stream=keys.reshape(fresh.stream.shape))
         neuron_state = fresh if state is None else _adopt(state.neuron, fresh)
         alive = self._alive(context.lengths, first, connection_state)

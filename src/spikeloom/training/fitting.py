@@ -31,13 +31,15 @@ WEIGHTS = "weights.pt"
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished run: the trained task, its data, a row of numbers for each epoch, the test's numbers, and seconds."""
+    """A finished run: the trained task, its data, a row of numbers for each epoch, the test's numbers, seconds, and the
+    device that trained it; the network itself is on the processor again."""
 
     task: Task
     splits: Splits
     rows: list[dict[str, float]]
     test: dict[str, float]
     seconds: float
+    device: str = "cpu"
 
 
 def fit(
@@ -126,7 +128,8 @@ def fit(
     weights = io.BytesIO()
     torch.save({name: value.cpu() for name, value in task.network.state_dict().items()}, weights)
     write(directory / WEIGHTS, weights.getvalue())
-    return Fitted(task, splits, history.rows, {name: float(value) for name, value in test.items()}, history.seconds)
+    numbers = {name: float(value) for name, value in test.items()}
+    return Fitted(task, splits, history.rows, numbers, history.seconds, device)
 
 
 def make_task(experiment: Experiment, splits: Splits) -> Task:

@@ -70,7 +70,8 @@ def write_report(experiment: Experiment, fitted: Fitted, directory: str | Path, 
         *(("spikes",) if fires(network) else ()),
         *(state for state in TRACES if any(state in n.declared_states for n in kinds)),
     )
-    watched = watch(network, inputs, names) if kinds else None
+    watched = watch(network.to(fitted.device), inputs, names) if kinds else None
+    network.cpu()
     last = fitted.rows[-1] if fitted.rows else {}
     metrics = {
         "recipe": experiment.name,
@@ -81,7 +82,7 @@ def write_report(experiment: Experiment, fitted: Fitted, directory: str | Path, 
         "seconds": round(fitted.seconds, 3),
         "seed": experiment.seed,
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "device": str(next((p.device for p in network.parameters()), "cpu")),
+        "device": fitted.device,
         "engines": watched.engines if watched else {},
         "settings": settings(experiment),
         "versions": versions(),

@@ -1,0 +1,119 @@
+"""What a kernel for GPUs is called with: tensors by name, their strides, and numbers that lie on the device."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..capture import capturing
+from .layout import arrange, dense_strides, order_of
+from .program import Program
+from .triton_kernel import Source
+from .triton_module import BLOCK, WARPS, prepare
+
+
+class Call:
+    """A kernel's tensors by name. Little is done for each: where networks are small, this is what takes the time.
+
+    Args:
+        ordered: lanes lie as the axes do, whatever the order of the first input's.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        lengths: Tensor | None,
+        coefficients: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        ordered: bool = False,
+    ):
+        first = inputs[0]
+        self.dtype, self.device = program.dtype, first.device
+        self.steps, self.shape = first.shape[0], tuple(first.shape[1:])
+        self.lanes = math.prod(self.shape)
+        self.order = tuple(range(len(self.shape))) if ordered else order_of(self.shape, first.stride()[1:])
+        self.strides = dense_strides(self.shape, self.order)
+        self.given: dict[str, Tensor] = {}
+        self.give("x", program.ports, inputs)
+        self.give("c", program.coefficients, [place(c, self.device) for c in coefficients])
+        if lengths is not None:
+            self.given["lengths"] = lengths.reshape(-1, *(1,) * (len(self.shape) - 1))
+
+    @property
+    def like(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "device": self.device}
+
+    def give(self, kind: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+        for name, tensor in zip(names, tensors, strict=True):
+            self.given[f"{kind}_{name}"] = tensor
+
+    def new(self, name: str, in_time: bool, dtype: torch.dtype) -> Tensor:
+        """A tensor for the kernel to write, in the order in which the first input has its lanes."""
+        shape, strides = self.shape, self.strides
+        if in_time:
+            shape, strides = (self.steps, *shape), (self.lanes, *strides)
+        made = self.given[name] = torch.empty_strided(shape, strides, dtype=dtype, device=self.device)
+        return made
+
+    def arriving(
+        self,
+        program: Program,
+        g_y: Tensor | None,
+        g_finals: Sequence[Tensor | None],
+        g_records: Sequence[Tensor | None],
+    ) -> None:
+        """The gradients that arrive; what does not is one zero, read over and over."""
+        zero = numbers((0.0,), self.dtype, self.device)
+        zeros = zero.expand(self.steps, *(1,) * len(self.shape))
+        self.given["g_y"] = zeros if g_y is None else g_y
+        self.give("g_r", program.records, [zeros if g is None else g for g in g_records])
+        self.give("h", program.states, [zero if g is None else g for g in g_finals])
+
+    def prepare(
+        self,
+        source: Source,
+        *sizes: int,
+        grid: tuple[int, ...] = (),
+        constants: Sequence[int | bool | str] = (BLOCK,),
+        warps: int = WARPS,
+    ) -> Callable[..., None]:
+        """A kernel as a function of what `source` names besides sizes; `grid` and `sizes` are those of its form."""
+        count = len(source.timed)
+        strided, where = arrange(self.shape, self.order, [self.given[n] for n in (*source.timed, *source.still)])
+        tensors = [
+            numbers(source.constants, self.dtype, self.device),
+            *strided,
+            *[self.given[n] for n in (*source.dense, *source.whole)],
+        ]
+        wide = (self.lanes, *[t.stride(0) for t in strided[:count]], *where.strides)
+        launch = prepare(source.text, grid or (-(-self.lanes // BLOCK), 1, 1), tensors, wide, constants, warps)
+        return functools.partial(launch, self.steps, self.lanes, where.middle, where.inner, *sizes)
+
+    def run(self, source: Source, *sizes: int, **more: Any) -> None:
+        if self.lanes:
+            self.prepare(source, *sizes, **more)()
+
+
+@functools.cache
+def numbers(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers on a device: copied there once, so that no launch waits for a copy."""
+    return torch.tensor(values or (0.0,), dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=1024)
+def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As `numbers`, forgotten again: a user's own number may be another at each step."""
+    return torch.tensor([value], dtype=dtype, device=device)
+
+
+def place(coefficient: Tensor, device: torch.device) -> Tensor:
+    """A coefficient on the device of the input; a plain number lies with the processor until then."""
+    if coefficient.device == device:
+        return coefficient
+    if coefficient.dim() == 0:
+        value, like = float(coefficient), {"dtype": coefficient.dtype, "device": device}
+        return torch.full((1,), value, **like) if capturing() else _number(value, **like)
+    return coefficient.to(device)
