@@ -319,7 +319,9 @@ def measure(name: str, chosen: list[Work]) -> Iterator[dict[str, Any]]:
             step()
             row["bytes"] = torch.cuda.max_memory_allocated() - before
             row |= _spread("eager", timed(step))
-            row |= graphed(step)
+            found = graphed(step)
+            # What a process loads when it captures for the first time can spoil that capture.
+            row |= graphed(step) if "not graphed" in found else found
         except Exception as error:  # a row that cannot be measured says why, and the others go on
             row["reason"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         yield row

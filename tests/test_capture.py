@@ -1,11 +1,14 @@
 """Training steps as CUDA graphs: what can be seen without a GPU; `benchmarks/gpu_check.py` has the rest."""
 
+import copy
+
 import pytest
 import torch
 
 import spikeloom as sl
-from spikeloom import capture, unchanged
+from spikeloom import capture, parameters
 from spikeloom.engine import gpu_call
+from spikeloom.neurons import neuron
 
 
 @pytest.mark.parametrize("warmup", [0, -1, 1.5, "3"])
@@ -43,13 +46,26 @@ def test_what_is_returned_is_new_and_without_history():
     assert found["b"][1][0].data_ptr() != x.data_ptr() and found["c"] is None and found["d"] == 1.5
 
 
-def test_while_a_graph_is_captured_nothing_is_kept_and_a_seed_is_drawn_on_the_device(monkeypatch):
-    neuron = sl.LIF(3)
-    kept = neuron.rounded_coefficients(torch.float32)
-    assert neuron.rounded_coefficients(torch.float32) is kept
-    for module in (unchanged, gpu_call, sl.network.context):
+def test_what_a_graph_reads_lives_on_and_what_it_computes_is_not_kept(monkeypatch):
+    known, fresh = sl.LIF(3), sl.LIF(3)
+    kept = known.rounded_coefficients(torch.float32)
+    assert known.rounded_coefficients(torch.float32) is kept
+    for module in (neuron, parameters, gpu_call, sl.network.context):
         monkeypatch.setattr(module, "capturing", lambda: True)
-    assert neuron.rounded_coefficients(torch.float32) is not kept
+    assert known.rounded_coefficients(torch.float32) is kept
+    with torch.no_grad():
+        known.params["tau_mem"].initial.mul_(2)
+    assert known.rounded_coefficients(torch.float32) is not kept
+    assert any(c is kept for c in known.captured_coefficients)
+    assert fresh.rounded_coefficients(torch.float32) is not fresh.rounded_coefficients(torch.float32)
+    assert copy.deepcopy(known).params["tau_mem"]._captured == [] and "captured" not in repr(
+        copy.deepcopy(known).__dict__
+    )
+
+
+def test_a_graph_draws_its_own_seeds(monkeypatch):
+    for module in (gpu_call, sl.network.context):
+        monkeypatch.setattr(module, "capturing", lambda: True)
     first = gpu_call.place(torch.tensor(2.0), torch.device("meta"))
     assert first is not gpu_call.place(torch.tensor(2.0), torch.device("meta")) and first.shape == (1,)
     layer = sl.Layer(None, sl.StochasticLIF(3))

@@ -1,6 +1,8 @@
 """The GPU engine's kernels under Triton's interpreter, against the reference; and what its compiler makes of them."""
 
+import gc
 import re
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -140,6 +142,19 @@ def test_input_of_other_precision(kind):
     rounding = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float64: 1e-10}[kind]
     compare(case, gpu, 4, rtol=rounding, atol=rounding / 10)
     assert case.fused(gpu, 0)[0][0].dtype == kind
+
+
+def test_a_call_holds_no_tensor_after_it():
+    case, there = Case("LIF"), []
+    gc.collect()
+    gc.disable()
+    try:
+        for forget in (case.fused(gpu, 4), case.fused(gpu, 0)):
+            there.append(weakref.ref(forget[1]))
+        del forget
+        assert [reference() for reference in there] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_layer_learns_through_the_operator(monkeypatch):

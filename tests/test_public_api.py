@@ -46,8 +46,7 @@ PUBLIC = [
 
 # A module imports from its own level or from lower ones. `import spikeloom` itself stands on ROOT.
 ORDER = [
-    {"zero", "constraints", "distributions", "capture"},
-    {"unchanged"},
+    {"zero", "constraints", "distributions", "capture", "unchanged"},
     {"parameters", "surrogates", "fire"},
     {"neurons"},
     {"engine"},
@@ -74,7 +73,7 @@ ORDER = [
     {"explain", "doctor"},
     {"cli", "__main__"},
 ]
-ROOT = 10
+ROOT = 9
 HEAVY = (
     "lightning",
     "torchmetrics",

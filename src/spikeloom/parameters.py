@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from .capture import capturing
 from .constraints import Constraint, unconstrained
 from .distributions import Distribution
 from .unchanged import Snapshot, same, snapshot
@@ -121,6 +122,7 @@ class ParameterValue(nn.Module):
         super().__init__()
         self.constraint, self.scale, self.unit = constraint, scale, unit
         self._known: tuple[float, Snapshot, Tensor] | None = None
+        self._captured: list[Tensor] = []
         self.register_buffer("initial", initial.double())
         raw = torch.zeros(initial.shape, dtype=torch.get_default_dtype())
         if learned:
@@ -138,12 +140,17 @@ class ParameterValue(nn.Module):
         if shot is None:
             return self.constraint.apply(self.raw, self.initial, self.scale, dt)
         if self._known is None or self._known[0] != dt or not same(self._known[1], shot):
-            self._known = dt, shot, self.constraint.apply(self.raw, self.initial, self.scale, dt)
+            found = self.constraint.apply(self.raw, self.initial, self.scale, dt)
+            if capturing():  # the graph's memory, and of no use before it has run
+                return found
+            self._known = dt, shot, found
+        if capturing():
+            self._captured.append(self._known[2])  # the graph will read it
         return self._known[2].clone()  # a caller may write to it
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy's tensors count their writes anew, so what is known of these says nothing of them.
-        return {**self.__dict__, "_known": None}
+        return {**self.__dict__, "_known": None, "_captured": []}
 
     def assign(self, value: float | Tensor, dt: float) -> None:
         """Make `value` the one that raw = 0 stands for; an optimiser's tensor stays the same object."""

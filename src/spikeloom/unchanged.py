@@ -6,19 +6,17 @@ import torch
 from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 
-from .capture import capturing
-
 Snapshot = tuple[tuple[Tensor, int], ...]
 
 
 def snapshot(tensors: Iterable[Tensor]) -> Snapshot | None:
     """The tensors and how often each was written to; None where that does not say it all.
 
-    That is so under torch.inference_mode, a functorch transform or a mode that sees each operation, while a CUDA graph
-    is captured, whose memory is its own, and for tensors that need a gradient. Writes past autograd (`tensor.data`, an
-    array that shares memory) are not counted by torch and not seen: write to the tensor itself under `torch.no_grad`.
+    That is so under torch.inference_mode, a functorch transform or a mode that sees each operation, and for tensors
+    that need a gradient. Writes past autograd (`tensor.data`, an array that shares memory) are not counted by torch and
+    not seen: write to the tensor itself under `torch.no_grad`.
     """
-    if torch.is_inference_mode_enabled() or torch._C._len_torch_dispatch_stack() or capturing():
+    if torch.is_inference_mode_enabled() or torch._C._len_torch_dispatch_stack():
         return None
     found = []
     for t in tensors:

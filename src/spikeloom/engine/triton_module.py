@@ -36,22 +36,22 @@ def prepare(
     # Types are all that a kernel is compiled for. Triton would look at every argument again, in each call.
     key = (text, device, warps, *constants, *[t.dtype for t in tensors])
     rest = (*tensors, *strides, *constants)
-    run = _compiled[key][grid] if key in _compiled else None
 
-    def launch(*sizes: int) -> None:
-        nonlocal run
-        if device.type == "cuda" and device.index != torch.cuda.current_device():
-            with torch.cuda.device(device):
-                return launch(*sizes)
-        if run is not None:
-            run(*sizes, *rest)
-            return None
+    def compile_and_run(*arguments: Any) -> None:
         # Without fusion: multiply, then add, as every engine does.
-        made = kernel(text)[grid](*sizes, *rest, num_warps=warps, enable_fp_fusion=False)
+        made = kernel(text)[grid](*arguments, num_warps=warps, enable_fp_fusion=False)
         if made is not None:  # as under Triton's interpreter
             _compiled[key] = made
-            run = made[grid]
-        return None
+
+    run = _compiled[key][grid] if key in _compiled else compile_and_run
+
+    # Neither function names itself: such a circle would keep the tensors until Python looks for circles.
+    def launch(*sizes: int) -> None:
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                run(*sizes, *rest)
+        else:
+            run(*sizes, *rest)
 
     return launch
 

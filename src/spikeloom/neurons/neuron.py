@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..capture import capturing
 from ..distributions import LogNormal, Normal, Uniform
 from ..fire import Fire
 from ..parameters import Input, Noise, Param, ParameterValue, State, Value
@@ -21,7 +22,7 @@ KEPT = ("refractory", "clock", "stream")
 # What a neuron has of torch's, what is kept of what was computed, and what can be compared, among its attributes.
 # Coefficients may differ between training and evaluation.
 MODULE = frozenset(vars(nn.Module())) - {"training"}
-KNOWN = ("known_values", "known_coefficients")
+KNOWN = ("known_values", "known_coefficients", "captured_coefficients")
 PLAIN = (bool, int, float, str, type(None))
 RESERVED = (
     "shape",
@@ -291,11 +292,13 @@ class Neuron(nn.Module):
         shot, options = self._fixed(dtype)
         known = self.__dict__.get("known_coefficients")
         if shot is not None and known is not None and options == known[1] and same(shot, known[0]):
+            if capturing():  # a graph will read them: they are to live as long as the neuron
+                self.__dict__.setdefault("captured_coefficients", []).append(known[2])
             return known[2]
         drawn = torch.get_rng_state() if shot is not None else None
         found = self._compute_coefficients(dtype)
         # Coefficients that are drawn are drawn for each run.
-        if drawn is not None and torch.equal(drawn, torch.get_rng_state()):
+        if drawn is not None and torch.equal(drawn, torch.get_rng_state()) and not capturing():
             self.__dict__["known_coefficients"] = shot, options, found
         return found
 
