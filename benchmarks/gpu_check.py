@@ -96,6 +96,8 @@ def all_parities(quick: bool) -> dict[str, Any]:
             found.append((title, reason))
             if reason or seconds > 20:
                 print(f"{title}: {seconds:.0f} s. {reason}", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found.append(pool.submit(gpu_layers.check, gpu_layers.APART).result()[:2])
     wrong = {title: reason for title, reason in found if reason}
     return {"cases": len(found), "wrong": wrong, "seconds": time.perf_counter() - start}
 

@@ -32,7 +32,6 @@ def checks() -> dict[str, Callable[[], None]]:
     found["autocast"] = autocast
     found["gradient of a gradient"] = twice
     found["no seed, captured"] = noise_is_drawn_again
-    found["a step that cannot be captured"] = refused
     found["batches of two shapes, captured"] = two_shapes
     for kind, reset in (("CubaLIF", "zero"), ("CubaLIF", "subtract"), ("CubaALIF", "subtract")):
         found[f"EventProp, {kind}, {reset}"] = lambda k=kind, r=reset: eventprop(k, r)
@@ -89,6 +88,10 @@ def make(name: str, size: int, dtype: torch.dtype = torch.float32, back: bool = 
 def raster(steps: int = 21, batch: int = 7, dtype: torch.dtype = torch.float32) -> Tensor:
     torch.manual_seed(5)
     return (torch.randint(-16, 48, (steps, batch, 8)) / 32).to(DEVICE, dtype)
+
+
+# After a capture that failed, torch's generator is unusable in the process: this one has a process of its own.
+APART = "a step that cannot be captured"
 
 
 # Their steps hold functions, which two engines round differently, or they feed back what is not a spike.
@@ -203,7 +206,7 @@ def eventprop(kind: str, reset: str, back: bool = False) -> None:
         x = (torch.rand(60, 5, 8, generator=torch.Generator().manual_seed(1)) < 0.1).double().to(device)
         run = sl.run(subject, x, gradient=sl.EventProp())
         sl.decoding.first_spike_time(run.output, dt=1e-3, gradient="event").square().sum().backward()
-        assert float(run.output.sum()) > 10
+        assert float(run.output.detach().sum()) > 10
         found.append([run.output.detach().cpu(), *(p.grad.cpu() for p in subject.parameters() if p.grad is not None)])
     assert len(found[0]) > 3
     for a, b in zip(*found, strict=True):
@@ -214,7 +217,7 @@ def check(title: str) -> tuple[str, str, float]:
     """A check's title, "" or what is wrong, and the seconds it took."""
     start, wrong = time.perf_counter(), ""
     try:
-        checks()[title]()
+        (refused if title == APART else checks()[title])()
     except Exception as error:
         wrong = f"{type(error).__name__}: {error}"[:500]
     return title, wrong, time.perf_counter() - start

@@ -39,6 +39,7 @@ class CapturedStep:
         ValueError: a warmup below 1; a batch that is not all tensors on one GPU.
         RuntimeError: a step that cannot be recorded, with the line that is at fault: one that waits for a value
             (`.item()`, `float(loss)`, `if loss > 1:`), copies from or to the processor, or whose sizes depend on data.
+            After it torch draws no random numbers on that GPU in this process any more: mend the step and start anew.
 
     >>> import torch, spikeloom as sl
     >>> def train(network, optimizer, batches, device="cuda"):
@@ -131,7 +132,8 @@ def _sentence(error: BaseException, step: Callable[..., Any]) -> str:
     return (
         f"the training step cannot be captured in a CUDA graph: {first}. {where} A captured step does not wait for a "
         "value (.item(), float(loss), if loss > 1:), copies nothing from or to the processor, and has sizes that do "
-        "not depend on data; optimisers are made with capturable=True. Change that line, or call the step itself."
+        "not depend on data; optimisers are made with capturable=True. Change that line and start Python anew, for "
+        "torch draws no random numbers on this GPU any more; or do without the capture and call the step itself."
     )
 
 
