@@ -24,7 +24,11 @@ from .event_series import EventSeries as EventSeries
 from .events import Events as Events
 from .fire import Fire as Fire
 from .gradients import BPTT as BPTT
+from .gradients import OTTT as OTTT
+from .gradients import RTRL as RTRL
+from .gradients import EProp as EProp
 from .gradients import EventProp as EventProp
+from .gradients import with_feedback as with_feedback
 from .gradients.bptt import detach as detach
 from .network import Dropout as Dropout
 from .network import Layer as Layer

@@ -14,4 +14,8 @@ What a rule is to a layer: an object that is called as `rule(loop, state, engine
 """
 
 from .bptt import BPTT as BPTT
+from .eprop import OTTT as OTTT
+from .eprop import RTRL as RTRL
+from .eprop import EProp as EProp
 from .eventprop import EventProp as EventProp
+from .synapses import with_feedback as with_feedback

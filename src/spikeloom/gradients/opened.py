@@ -1,0 +1,139 @@
+"""A neuron whose gradients go the ways of an online rule, so that every engine's loop and its transpose run it."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine import Loop
+from ..fire import Fire
+from ..neurons import Neuron
+from ..neurons.declarations import coefficient_type
+from ..parameters import Input, State
+from ..zero import ZERO
+
+NOW, LEARNED = "_now", "learned_"
+
+
+class Opened(Neuron):
+    """Steps of another neuron, with the same values, and with gradients taken apart:
+
+    - a port's gradient is dL/dx_t by way of the neuron's own state, through time; that of its twin, the port PORT_now,
+      is what the input of a step does to the output of the same step, and to nothing later;
+    - with `filtered`, what arrives at the output is the derivative by F_t = kappa F_{t-1} + s_t, not by s_t;
+    - coefficients that are learned are states, learned_NAME, that stay as they are: so each sample has its gradient;
+    - the state `spiked` is the output, for gradients that pass by the filter; `arrived` is what the port `keeps` got.
+
+    Made by `opened`, which names the states and ports of the neuron at hand.
+    """
+
+    learns: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()
+    filtered: bool = False
+    keeps: str = ""
+
+    def __init__(self, neuron: Neuron, kind: Any):
+        super().__init__(dt=neuron.dt)
+        self.inner, self.kind = neuron, kind
+        self.reset, self.refractory = neuron.reset, neuron.refractory
+        self.max_spikes, self.comparator = neuron.max_spikes, neuron.comparator
+
+    @property
+    def noises(self) -> tuple[str, ...]:
+        return self.inner.noises
+
+    def advance(
+        self, c: Any, z: Any, inputs: Mapping[str, Any], surrogate: Any, reset_edge: str
+    ) -> tuple[Tensor, Any, Fire]:
+        inner = self.inner
+        numbers = self.kind(*(getattr(z if n in self.learns else c, _place(n, self.learns)) for n in self.kind._fields))
+        before = type(inner).state_type(*(getattr(z, n) for n in type(inner).state_type._fields))  # type: ignore[attr-defined]
+        given = {n: inputs[n] for n in (*inner.ports, *inner.noises) if n in inputs}
+        y, after, fire = inner.advance(numbers, before, given, surrogate, reset_edge)
+        states = dict(zip(after._fields, after, strict=True))
+        states |= {LEARNED + n: getattr(z, LEARNED + n) for n in self.learns}
+        ways = [y]
+        if self.filtered:
+            ways = [c.kappa * z.filtered + y]
+            states["filtered"] = ways[0]
+        if self.twins:
+            still = [type(t)(*(_cut(x) for x in t)) for t in (numbers, before)]
+            now = {n: _Value.apply(x.detach(), inputs[n + NOW]) if n in self.twins else x for n, x in given.items()}
+            ways.append(inner.advance(*still, now, surrogate, reset_edge)[0])
+        if "spiked" in self.declared_states:
+            states["spiked"] = y
+        if self.keeps:
+            states["arrived"] = given[self.keeps]
+        output = _Value.apply(y.detach(), *ways) if self.filtered or self.twins else y
+        return output, type(self).state_type(**states), fire
+
+
+class _Value(torch.autograd.Function):
+    """A value, and the ways that its gradient takes."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *ways: Tensor) -> Tensor:
+        ctx.count = len(ways)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, *gradients * ctx.count
+
+
+def _place(name: str, learns: tuple[str, ...]) -> str:
+    return LEARNED + name if name in learns else name
+
+
+def _cut(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+def opened(
+    loop: Loop,
+    *,
+    learns: tuple[str, ...] = (),
+    twins: tuple[str, ...] = (),
+    kappa: float | None = None,
+    spiked: bool = False,
+    keeps: str = "",
+) -> tuple[Opened, Any]:
+    """The neuron of a loop, opened, and its coefficients without those that are learned.
+
+    Args:
+        learns: coefficients that become states.
+        twins: ports that get a twin.
+        kappa: leak of the filter of what arrives at the output, or None for no filter.
+        spiked: add the state `spiked`.
+        keeps: the port whose input becomes the state `arrived`.
+    """
+    neuron, c = loop.neuron, loop.coefficients
+    made = _kind(type(neuron), neuron.spiking, learns, twins, kappa is not None, spiked, keeps)(neuron, type(c))
+    values = {n: ZERO if n in learns else _cut(v) for n, v in zip(c._fields, c, strict=True)}
+    if kappa is not None:
+        values["kappa"] = torch.tensor(kappa, dtype=loop.dtype)
+    structure = tuple((name, getattr(neuron, name)) for name in neuron.structure)
+    return made, coefficient_type(tuple(values), structure)(**values)
+
+
+@functools.cache
+def _kind(
+    kind: type[Neuron],
+    spiking: bool,
+    learns: tuple[str, ...],
+    twins: tuple[str, ...],
+    filtered: bool,
+    spiked: bool,
+    keeps: str,
+) -> type[Opened]:
+    more = [LEARNED + n for n in learns]
+    more += [n for n, wanted in (("filtered", filtered), ("spiked", spiked), ("arrived", keeps)) if wanted]
+    members: dict[str, Any] = {n: State() for n in (*kind.declared_states, *more)}
+    ports = tuple(kind.declared_inputs) or ("x",)
+    members |= {n: Input() for n in (*ports, *(n + NOW for n in twins))}
+    members |= {"learns": learns, "twins": twins, "filtered": filtered, "keeps": keeps}
+    made = type(kind.__name__, (Opened,), {**members, "__module__": __name__, "spiking": spiking})
+    made.membrane, made.declared_noise = kind.membrane, dict(kind.declared_noise)
+    return made
