@@ -7,6 +7,7 @@ from spikeloom.datasets.digits import check_folds as check_folds
 from spikeloom.datasets.digits import digits as digits
 from spikeloom.datasets.ecg import Recordings as Recordings
 from spikeloom.datasets.ecg import ecg as ecg
+from spikeloom.datasets.evidence import evidence_accumulation as evidence_accumulation
 from spikeloom.datasets.idx import read_idx as read_idx
 from spikeloom.datasets.images import Images as Images
 from spikeloom.datasets.images import shifted as shifted

@@ -22,7 +22,7 @@ class Opened(Neuron):
 
     - a port's gradient is dL/dx_t by way of the neuron's own state, through time; that of its twin, the port PORT_now,
       is what the input of a step does to the output of the same step, and to nothing later;
-    - with `filtered`, what arrives at the output is the derivative by F_t = kappa F_{t-1} + s_t, not by s_t;
+    - with `filters`, what arrives at the output is the derivative by F_t = kappa F_{t-1} + s_t, not by s_t;
     - coefficients that are learned are states, learned_NAME, that stay as they are: so each sample has its gradient;
     - the state `spiked` is the output, for gradients that pass by the filter; `arrived` is what the port `keeps` got.
 
@@ -31,7 +31,7 @@ class Opened(Neuron):
 
     learns: tuple[str, ...] = ()
     twins: tuple[str, ...] = ()
-    filtered: bool = False
+    filters: bool = False
     keeps: str = ""
 
     def __init__(self, neuron: Neuron, kind: Any):
@@ -55,7 +55,7 @@ class Opened(Neuron):
         states = dict(zip(after._fields, after, strict=True))
         states |= {LEARNED + n: getattr(z, LEARNED + n) for n in self.learns}
         ways = [y]
-        if self.filtered:
+        if self.filters:
             ways = [c.kappa * z.filtered + y]
             states["filtered"] = ways[0]
         if self.twins:
@@ -66,7 +66,7 @@ class Opened(Neuron):
             states["spiked"] = y
         if self.keeps:
             states["arrived"] = given[self.keeps]
-        output = _Value.apply(y.detach(), *ways) if self.filtered or self.twins else y
+        output = _Value.apply(y.detach(), *ways) if self.filters or self.twins else y
         return output, type(self).state_type(**states), fire
 
 
@@ -133,7 +133,7 @@ def _kind(
     members: dict[str, Any] = {n: State() for n in (*kind.declared_states, *more)}
     ports = tuple(kind.declared_inputs) or ("x",)
     members |= {n: Input() for n in (*ports, *(n + NOW for n in twins))}
-    members |= {"learns": learns, "twins": twins, "filtered": filtered, "keeps": keeps}
+    members |= {"learns": learns, "twins": twins, "filters": filtered, "keeps": keeps}
     made = type(kind.__name__, (Opened,), {**members, "__module__": __name__, "spiking": spiking})
     made.membrane, made.declared_noise = kind.membrane, dict(kind.declared_noise)
     return made
