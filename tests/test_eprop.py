@@ -42,9 +42,7 @@ def network(depth=2, *, recurrent=True, feedback=False, readout_port="current", 
         nn.init.normal_(first.weight, 0.3, 0.5)
         if feedback:
             sl.with_feedback(first)
-        layers.append(
-            sl.Layer(first, kind(4, learn=names if learn else (), **given), back, surrogate=SURROGATE)
-        )
+        layers.append(sl.Layer(first, kind(4, learn=names if learn else (), **given), back, surrogate=SURROGATE))
         size = 4
     last = nn.Linear(4, 2)
     layers.append(sl.Layer(sl.with_feedback(last) if feedback else last, sl.LI(2, tau_mem=READOUT_TAU), port="current"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor
 
@@ -71,5 +70,3 @@ def cue_spikes(sides: Tensor, dt: float = 1e-3, generator: torch.Generator | Non
     fired = torch.rand(probability.shape, generator=generator) < probability
     time, trial, channel = fired.nonzero(as_tuple=True)
     return Events.from_coordinates(time, trial, channel, shape=tuple(fired.shape))
-
-

@@ -68,18 +68,25 @@ def check_connection(module: nn.Module) -> None:
 def check_history(x: Tensor) -> None:
     """Refuse spikes that a parametrised module has changed on their way from the last layer: autograd's one gradient is
     that of their times, and would reach its parameters as if it were that of their sizes."""
+    if changed_by_parameters(x, "event_gradient"):
+        raise ValueError(
+            "EventProp got spikes that a module with parameters has changed, whose gradient would have no meaning; "
+            "make it the layer's own connection: sl.Layer(module, neuron)."
+        )
+
+
+def changed_by_parameters(x: Tensor, mark: str) -> bool:
+    """Whether parameters had a part in a tensor since the autograd nodes that have an attribute of this name."""
     left, seen = [x.grad_fn], set()
     while left:
         node: Any = left.pop()
-        if node is None or node in seen or getattr(node, "event_gradient", False):
+        if node is None or node in seen or getattr(node, mark, False):
             continue
         seen.add(node)
         if isinstance(getattr(node, "variable", None), nn.Parameter):
-            raise ValueError(
-                "EventProp got spikes that a module with parameters has changed, whose gradient would have no meaning; "
-                "make it the layer's own connection: sl.Layer(module, neuron)."
-            )
+            return True
         left += [parent for parent, _ in node.next_functions]
+    return False
 
 
 def check_gradient(arriving: Tensor, at_spikes: Tensor) -> None:

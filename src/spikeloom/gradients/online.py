@@ -18,34 +18,19 @@ class Call:
     """What one call of a rule needs.
 
     Args:
+        rule: an `EProp` or one of its kind.
         loop, state, engine: as a rule is given them.
-        edge: of the reset.
-        kappa: leak of the filter, or None.
-        feedback: "symmetric", "random" or "adaptive".
-        carry: whether traces are carried.
         shared: whether all neurons of a sample share one trace.
     """
 
-    def __init__(
-        self,
-        loop: Loop,
-        state: LoopState,
-        engine: Engine,
-        *,
-        edge: ResetEdge,
-        kappa: float | None,
-        feedback: str,
-        carry: bool,
-        shared: bool,
-    ):
-        self.loop, self.state, self.engine, self.edge = loop, state, engine, edge
-        self.kappa = kappa if loop.neuron.spiking and kappa else None
-        self.carry, self.shared = carry, shared and self.kappa is None
-        self.synapses = synapses_of(loop, feedback)
+    def __init__(self, rule: Any, loop: Loop, state: LoopState, engine: Engine, shared: bool):
+        self.loop, self.state, self.engine = loop, state, engine
+        self.edge: ResetEdge = rule.edge
+        self.carry, self.kappa = rule.carry, rule.kappa if loop.neuron.spiking and rule.kappa else None
+        self.shared = shared and self.kappa is None
+        self.synapses = synapses_of(loop, rule.feedback)
         c = loop.coefficients
-        self.learned = tuple(
-            n for n, v in zip(c._fields, c, strict=True) if isinstance(v, Tensor) and v is not ZERO and v.requires_grad
-        )
+        self.learned = tuple(n for n, v in zip(c._fields, c, strict=True) if v is not ZERO and v.requires_grad)
         self.names = tuple(loop.neuron.declared_states)
 
     @property
@@ -64,12 +49,14 @@ class Call:
             closed = self._closed()
             inputs[loop.feedback.port], output = closed.records["arrived"], closed.output
             self.synapses.append(recurrent_synapses(loop, self.state.feedback, output))
-        carried = self.state.rule if self.carry and isinstance(self.state.rule, dict) else {}
+        continues = self.carry and isinstance(self.state.rule, dict)
+        carried: dict[str, Tensor] = self.state.rule if continues else {}
         starts = {n: getattr(self.state.neuron, n) for n in self.names}
         lanes = {f"initial.{n}": z for n, z in self._initial().items()}
         lanes |= {f"coefficient.{n}": self._spread(getattr(loop.coefficients, n)) for n in self.learned}
         traced = [*traced_synapses(self.synapses), *(Traced(n, t, "lane") for n, t in lanes.items())]
-        carried = self._check(carried, traced)
+        if continues:
+            self._check(carried, traced)
         if self.kappa is not None:
             starts["filtered"] = torch.zeros(loop.shape, dtype=loop.dtype, device=self._device())
         first = dict(zip(starts, begin(list(starts.values()), traced, carried), strict=True))
@@ -106,23 +93,26 @@ class Call:
         found = loop.neuron.initial_state(loop.shape[0], loop.shape[1:], loop.dtype, self._device())
         return {n: getattr(found, n) for n in self.names if getattr(found, n).requires_grad}
 
-    def _check(self, carried: dict[str, Tensor], traced: list[Traced]) -> dict[str, Tensor]:
-        kind = type(self.loop.neuron).__name__
-        if not carried:
-            return {}
+    def _check(self, carried: dict[str, Tensor], traced: list[Traced]) -> None:
+        again = "or begin without traces: state._replace(rule=()) for a layer's state, or carry=False"
+        for s in self.synapses:
+            if s.learns and s.weight is None:
+                raise ValueError(
+                    f"the traces of {s.kind} are not carried from one run to the next, only those of nn.Linear on "
+                    f"[T, B, N]. Run the sequence as a whole, {again}."
+                )
         batch, neurons = self.loop.shape[0], self.loop.shape[1:]
+        count = len(self.names) + (self.kappa is not None)
         for one in traced:
             rows = (1,) if self.shared and one.axes == "weight" else neurons
-            inner = tuple(one.tensor.shape[1:]) if one.axes == "weight" else ()
-            count = len(self.names) + (self.kappa is not None)
-            expected, got = (count, batch, *rows, *inner), carried.get(one.name)
+            expected = (count, batch, *rows, *(one.tensor.shape[1:] if one.axes == "weight" else ()))
+            got = carried.get(one.name)
             if got is None or tuple(got.shape) != expected:
                 shape = "no trace" if got is None else f"a trace of shape {tuple(got.shape)}"
                 raise ValueError(
-                    f"got a state with {shape} of {one.name} for this {kind}; expected {expected}. Pass the state that "
-                    "the same layer returned under the same rule, or state._replace(rule=()) to begin without traces."
+                    f"got a state with {shape} of {one.name} for this {type(self.loop.neuron).__name__}; expected "
+                    f"{expected}. Pass the state that this layer returned under the same rule, {again}."
                 )
-        return carried
 
     def _open(
         self,
@@ -143,9 +133,7 @@ class Call:
                 if any(s.signals for s in fed):
                     twins[port] = now
         spiked = "spikes" in loop.record
-        neuron, coefficients = opened(
-            loop, learns=self.learned, twins=tuple(twins), kappa=self.kappa, spiked=spiked
-        )
+        neuron, coefficients = opened(loop, learns=self.learned, twins=tuple(twins), kappa=self.kappa, spiked=spiked)
         start = self.state.neuron._asdict() | first | {LEARNED + n: t for n, t in spread.items()}
         if spiked:
             start["spiked"] = torch.zeros(loop.shape, dtype=loop.dtype, device=self._device())
@@ -178,8 +166,6 @@ class Call:
     ) -> Any:
         if not self.carry:
             return ()
-        if self.loop.steps == 0:
-            return carried or ()
         finals = [getattr(passed.state.neuron, n) for n in first]
         synapses = [s for s in self.synapses if s.learns]
         arrived = {p: x for p, x in ports.items() if any(s.port == p for s in synapses)}
@@ -212,7 +198,6 @@ class Call:
 
 def _cut(x: Any) -> Any:
     return x.detach() if isinstance(x, Tensor) else x
-
 
 
 class Signal(torch.autograd.Function):

@@ -61,7 +61,7 @@ class Opened(Neuron):
         if self.twins:
             still = [type(t)(*(_cut(x) for x in t)) for t in (numbers, before)]
             now = {n: _Value.apply(x.detach(), inputs[n + NOW]) if n in self.twins else x for n, x in given.items()}
-            ways.append(inner.advance(*still, now, surrogate, reset_edge)[0])
+            ways.append(inner.advance(still[0], still[1], now, surrogate, reset_edge)[0])
         if "spiked" in self.declared_states:
             states["spiked"] = y
         if self.keeps:

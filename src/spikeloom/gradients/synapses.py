@@ -1,7 +1,7 @@
 """Connections under an online rule: what their weights get of a neuron's input, and what their inputs get."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class Synapses:
     Args:
         name: of the port, or "recurrent".
         port: that it feeds.
+        kind: of the connection, in words.
         x: what went into it, [T, B, *N_in], a tensor with its history or `Events`.
         call: applies the connection to such an input.
         weight: [N, N_in] where it is one matrix, else None.   bias: [N], or None.
@@ -32,6 +33,7 @@ class Synapses:
 
     name: str
     port: str
+    kind: str
     x: Any
     call: Callable[[Any], Tensor]
     weight: Tensor | None
@@ -55,9 +57,9 @@ class Synapses:
         return x.to(like)
 
 
-def plain(module: nn.Module | None) -> bool:
-    """Whether a connection is one matrix and nothing else, hooks included."""
-    return type(module) is nn.Linear and not any(getattr(module, name) for name in HOOKS)
+def plain(module: nn.Module | None, loop: Loop) -> bool:
+    """Whether a connection is one matrix from [T, B, N_in] to [T, B, N] and nothing else, hooks included."""
+    return type(module) is nn.Linear and len(loop.shape) == 2 and not any(getattr(module, name) for name in HOOKS)
 
 
 def synapses_of(loop: Loop, feedback: str) -> list[Synapses]:
@@ -68,21 +70,20 @@ def synapses_of(loop: Loop, feedback: str) -> list[Synapses]:
     """
     found = []
     for port, source in loop.sources.items():
-        module, x = source.module, source.presynaptic
-        known: Any = module if plain(module) else None
+        module, kind = source.module, type(source.module).__name__
+        known: Any = module if plain(module, loop) else None
         weight, bias = (None, None) if known is None else (known.weight, known.bias)
         parameters = () if module is None else tuple(p for n, p in module.named_parameters() if n != "feedback")
-        one = Synapses(port, port, x, source.call, weight, bias, parameters)
+        one = Synapses(port, port, kind, source.presynaptic, source.call, weight, bias, parameters)
         if feedback != "symmetric" and one.signals and module is not None:
             back = getattr(module, "feedback", None)
-            if not isinstance(back, Tensor):
+            if not isinstance(back, Tensor) or (feedback == "adaptive" and known is None):
                 raise ValueError(
-                    f"EProp(feedback={feedback!r}) sends learning signals back through a matrix of its own, and this "
-                    f"{type(module).__name__} has none; write sl.with_feedback(nn.Linear(...)) before the optimiser "
-                    "is made, or feedback='symmetric'."
+                    f"feedback={feedback!r} sends learning signals back through a matrix B of the connection, which "
+                    f"this {kind} does not have; write sl.with_feedback(nn.Linear(...)), before the optimiser is made, "
+                    "or feedback='symmetric'."
                 )
-            learns = feedback == "adaptive" and back.requires_grad
-            one = Synapses(port, port, x, source.call, weight, bias, parameters, back, learns)
+            one = replace(one, back=back, back_learns=feedback == "adaptive" and back.requires_grad)
         found.append(one)
     return found
 
@@ -96,11 +97,13 @@ def recurrent_synapses(loop: Loop, last: Tensor, output: Tensor) -> Synapses:
     def call(x: Tensor) -> Tensor:
         return back.call(x.flatten(0, 1), ())[0].unflatten(0, x.shape[:2])
 
-    if back.weight is None or not plain(back.module):
-        return Synapses("recurrent", back.port, fed, call, None, None, tuple(back.module.parameters()))
+    parameters, kind = tuple(back.module.parameters()), type(back.module).__name__
+    found = Synapses("recurrent", back.port, kind, fed, call, None, None, parameters)
+    if back.weight is None or not plain(back.module, loop):
+        return found
     bias: Any = back.module.bias
     parameters = (back.weight,) if bias is None else (back.weight, bias)
-    return Synapses("recurrent", back.port, fed, call, back.weight, bias, parameters)
+    return replace(found, weight=back.weight, bias=bias, parameters=parameters)
 
 
 class Arrive(torch.autograd.Function):
@@ -141,8 +144,7 @@ def arrive(value: Tensor, synapses: list[Synapses]) -> tuple[Tensor, Tensor]:
 def _without_history(s: Synapses) -> Synapses:
     """The node keeps inputs as saved tensors, which know when somebody has changed them."""
     x = None if isinstance(s.x, Tensor) and s.x.is_floating_point() else s.x
-    weight = None if s.weight is None else s.weight.detach()
-    return Synapses(s.name, s.port, x, s.call, weight, s.bias, s.parameters, s.back, s.back_learns)
+    return replace(s, x=x, weight=None if s.weight is None else s.weight.detach())
 
 
 def _gradients(
@@ -218,4 +220,3 @@ def with_feedback(connection: nn.Linear) -> nn.Linear:
     nn.init.normal_(back, 0.0, connection.in_features**-0.5)
     connection.register_parameter("feedback", nn.Parameter(back))
     return connection
-

@@ -40,7 +40,7 @@ def traced_synapses(synapses: Sequence[Synapses]) -> list[Traced]:
 class Begin(torch.autograd.Function):
     """The states that a run begins with: their gradients meet the traces, and so reach the parameters.
 
-        dL/dW_ji = sum_k dL/dz_k,j eps_k,ji        over the state variables k of neuron j, and over samples
+    dL/dW_ji = sum_k dL/dz_k,j eps_k,ji        over the state variables k of neuron j, and over samples
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ DT = 1e-3
 class EvidenceAccumulation(Experiment):
     """Seven cues from two sides, a delay, and a question: 40-100-2, recurrent, 50 LIF and 50 ALIF neurons.
 
-    Adaptive thresholds, which fade over 2 s, carry what was counted through the delay; the membranes forget it in 20 ms.
+    Adaptive thresholds, which fade over 2 s, carry what was counted through the delay; membranes forget it in 20 ms.
     Spikes of training trials are drawn afresh in every epoch. Task, network and settings are those of the source, but
     for the reset, which acts in the step of the spike here, and the refractory period, in which membranes are held.
 
