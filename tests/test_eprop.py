@@ -1,8 +1,6 @@
 """Online rules: against autodiff with stopped gradients in plain torch, BPTT, the factorisation, and in chunks."""
 
-import gc
 import itertools
-import weakref
 
 import pytest
 import torch
@@ -10,12 +8,10 @@ from torch import nn
 
 import spikeloom as sl
 from spikeloom.engine import ENGINES
+from stacks import KAPPA, SURROGATE, assert_equal, gradients, inputs, network, weights
 from tables import NEURONS, layer, raster
 
-SURROGATE = sl.Triangle(width=0.8, amplitude=0.7)
 HERE = sorted(set(ENGINES) - {"gpu"})
-KAPPA = 0.9
-READOUT_TAU = -1e-3 / torch.tensor(KAPPA, dtype=torch.float64).log()  # whose leak a step is KAPPA
 
 
 @pytest.fixture(autouse=True)
@@ -24,52 +20,6 @@ def _double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
-
-
-def network(depth=2, *, recurrent=True, feedback=False, readout_port="current", learn=True, refractory=0):
-    """Six inputs, `depth` layers (LIF, then ALIF) of four neurons, two readouts; every parameter learns."""
-    torch.manual_seed(1)
-    layers, size = [], 6
-    for k in range(depth):
-        given = {"tau_mem": 8e-3 + 4e-3 * torch.rand(4), "v_th": 0.7 + 0.2 * torch.rand(4), "refractory": refractory}
-        names = ("tau_mem", "v_th", "v_init")
-        if k % 2 or depth == 1:
-            given, names = given | {"tau_adapt": 30e-3, "increment": 0.3}, (*names, "tau_adapt", "increment")
-            kind = sl.ALIF
-        else:
-            kind = sl.LIF
-        first, back = nn.Linear(size, 4), nn.Linear(4, 4) if recurrent else None
-        nn.init.normal_(first.weight, 0.3, 0.5)
-        if feedback:
-            sl.with_feedback(first)
-        layers.append(sl.Layer(first, kind(4, learn=names if learn else (), **given), back, surrogate=SURROGATE))
-        size = 4
-    last = nn.Linear(4, 2)
-    layers.append(sl.Layer(sl.with_feedback(last) if feedback else last, sl.LI(2, tau_mem=READOUT_TAU), port="current"))
-    return sl.Sequential(*layers, dt=1e-3).double()
-
-
-def inputs(steps=40, seed=5):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(steps, 3, 6, generator=generator) < 0.3).double()
-
-
-def weights(steps=40):
-    return torch.randn(steps, 3, 2, generator=torch.Generator().manual_seed(7))
-
-
-def gradients(net):
-    found = {name: p.grad for name, p in net.named_parameters()}
-    net.zero_grad()
-    return found
-
-
-def assert_equal(found, expected, without=(), tolerance=1e-10):
-    names = {n for n in expected if not n.endswith(without or ("-",))}
-    assert names <= found.keys() and names
-    for name in names:
-        assert expected[name] is not None and expected[name].any(), f"{name} has no gradient to compare"
-        torch.testing.assert_close(found[name], expected[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
 def value_of(x, way):
@@ -220,19 +170,33 @@ def test_the_total_derivative_of_spikes_times_eligibility_is_backpropagation():
     assert_equal(gradients(hidden), expected)
 
 
-def test_adaptive_feedback_gets_the_gradient_of_the_weight():
-    net, x, weight = network(feedback=True), inputs(), weights()
+def test_ottt_is_a_trace_of_the_input_times_signals_of_the_same_step():
+    # As the source writes it, without autograd: u = beta (u + W x), trace = beta (trace + x), dW = sum_t g_u trace^T.
+    net, x, weight = network(1, recurrent=False), inputs(), weights()
+    net = sl.Sequential(sl.Layer(net[0].connection, sl.LIF(4, v_th=0.7), surrogate=SURROGATE), net[1], dt=1e-3)
+    (first, bias), second = net[0].connection.parameters(), net[1].connection.weight
+    beta = torch.exp(torch.tensor(-1 / 20))
+    u, trace, ones, filtered = (torch.zeros(3, n) for n in (4, 6, 1, 4))
+    at_first, at_bias, at_second = torch.zeros_like(first), torch.zeros_like(bias), torch.zeros_like(second)
+    with torch.no_grad():
+        for row, g in zip(x, weight, strict=True):
+            u = beta * (u + nn.functional.linear(row, first, bias))
+            trace, ones = beta * (trace + row), beta * (ones + 1)
+            s, psi = (u > 0.7).double(), SURROGATE.derivative(u - 0.7)
+            u = u - 0.7 * s
+            filtered = KAPPA * filtered + (1 - KAPPA) * s
+            at_second += g.T @ filtered
+            signal = psi * ((1 - KAPPA) * g @ second)
+            at_first += signal.T @ trace
+            at_bias += (signal * ones).sum(0)
     state = None
-    for a, b in ((0, 13), (13, 40)):
-        run = sl.run(net, x[a:b], state, gradient=sl.EProp(feedback="adaptive", kappa=KAPPA))
+    for a, b in ((0, 25), (25, 40)):
+        run = sl.run(net, x[a:b], state, gradient=sl.OTTT())
         state = run.state
         (run.output * weight[a:b]).sum().backward()
-    found = gradients(net)
-    assert found["0.connection.feedback"] is None, "no learning signal goes to the network's input"
-    for k in (1, 2):
-        assert torch.equal(found[f"{k}.connection.feedback"], found[f"{k}.connection.weight"])
-    (sl.run(net, x, gradient=sl.EProp(feedback="random")).output * weight).sum().backward()
-    assert gradients(net)["2.connection.feedback"] is None
+    for p, expected in ((first, at_first), (bias, at_bias), (second, at_second)):
+        torch.testing.assert_close(p.grad, expected, rtol=1e-10, atol=1e-12)
+    assert state[0].rule["impulse.weight"].shape == (1, 3, 1, 6)
 
 
 def test_a_loss_on_recorded_spikes_passes_by_the_filter():
@@ -244,80 +208,3 @@ def test_a_loss_on_recorded_spikes_passes_by_the_filter():
         (run.records["0.spikes"].mean(0).square().sum() + run.records["0.v"].square().sum()).backward()
         found.append(gradients(net)["0.connection.weight"])
     torch.testing.assert_close(*found)
-
-
-def test_samples_of_different_lengths_are_those_samples_alone():
-    net, x, weight, lengths = network(), inputs(), weights(), torch.tensor([40, 21, 0])
-    rule = sl.EProp(kappa=KAPPA)
-    (sl.run(net, x, lengths=lengths, gradient=rule, record="0.spikes").output * weight).sum().backward()
-    together = gradients(net)
-    for b, steps in enumerate(lengths.tolist()):
-        (sl.run(net, x[:steps, b : b + 1], gradient=rule).output * weight[:steps, b : b + 1]).sum().backward()
-    assert_equal(gradients(net), together)
-
-
-def test_events_convolutions_and_general_recurrence():
-    torch.manual_seed(4)
-    x, weight = inputs(), torch.randn(40, 3, 4)
-    linear, back = nn.Linear(6, 4, bias=False), nn.Linear(4, 4, bias=False)
-    nn.init.normal_(linear.weight, 0.4, 0.5)
-    conv, general = nn.Sequential(nn.Conv1d(6, 4, 1, bias=False), nn.Flatten()), nn.Sequential(back)
-    with torch.no_grad():
-        conv[0].weight.copy_(linear.weight[..., None])
-    found = []
-    for module, recurrent, given in (
-        (linear, back, x),
-        (linear, back, sl.Events.from_dense(x)),
-        (conv, general, x[..., None]),
-    ):
-        subject = sl.Layer(module, sl.LIF(4, tau_mem=10e-3), recurrent, surrogate=SURROGATE)
-        (sl.run(subject, given, gradient=sl.EProp(carry=module is linear)).output * weight).sum().backward()
-        found.append((next(module.parameters()).grad.reshape(4, 6).clone(), back.weight.grad.clone()))
-        subject.zero_grad()
-    for pair in found[1:]:
-        for a, b in zip(pair, found[0], strict=True):
-            torch.testing.assert_close(a, b)
-
-
-def test_self_connections_get_no_gradient():
-    back = nn.Linear(4, 4, bias=False)
-    subject = sl.Layer(nn.Linear(6, 4), sl.LIF(4, v_th=0.3), back, self_connections=False, surrogate=SURROGATE)
-    state = None
-    for a, b in ((0, 20), (20, 40)):
-        run = sl.run(subject, inputs()[a:b], state, gradient=sl.EProp())
-        state = run.state
-        run.output.sum().backward()
-    assert not back.weight.grad.diagonal().any() and back.weight.grad.any()
-
-
-def test_a_stream_has_constant_memory_and_may_learn_on_its_way():
-    net = network()
-    optimiser = torch.optim.SGD(net.parameters(), lr=1e-3)
-
-    def stream(chunks):
-        state, sizes, outputs = None, [], []
-
-        def count(tensor):
-            sizes[-1] += tensor.numel() * tensor.element_size()
-            return tensor
-
-        for k in range(chunks):
-            sizes.append(0)
-            with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-                run = sl.run(net, inputs(20, seed=k), state, gradient=sl.EProp(kappa=KAPPA))
-                loss = run.output.square().sum()
-            state = run.state
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            outputs.append(weakref.ref(run.output))
-            leaves = torch.utils._pytree.tree_leaves(state)
-            assert not any(t.requires_grad for t in leaves)
-            sizes[-1] += sum(t.numel() * t.element_size() for t in leaves)
-        del run, loss
-        gc.collect()
-        assert not any(output() for output in outputs), "nothing of a chunk outlives it"
-        return sizes
-
-    sizes = stream(30)
-    assert len(set(sizes[1:])) == 1, sizes

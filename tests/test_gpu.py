@@ -366,3 +366,20 @@ def recurrent(name, size=11):
     subject = layer(name, size, dtype=torch.float32, learn=learned(name))
     subject.connection.weight.data.mul_(64).round_().div_(64)
     return sl.Layer(subject.connection, subject.neuron, back)
+
+
+def test_an_online_rule_learns_through_the_operator(monkeypatch):
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    first = layer("ALIF", dtype=torch.float32, learn=("tau_adapt", "v_th"))
+    # A recurrent connection that is more than a matrix goes step by step, as all of them do on a GPU.
+    back = torch.nn.Sequential(torch.nn.Linear(3, 3))
+    net = sl.Sequential(sl.Layer(first.connection, first.neuron, back), layer("LI", 2, 3, dtype=torch.float32))
+    x, found = raster(8, dtype=torch.float32), []
+    for engine in ("cpu", "eager"):
+        net.zero_grad()
+        run = sl.run(net, x, gradient=sl.EProp(kappa=0.9), engine=engine)
+        run.output.square().sum().backward()
+        found.append([run.output, run.state[0].rule["impulse.weight"], *(p.grad for p in net.parameters())])
+    assert all(g.any() for g in found[0])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
