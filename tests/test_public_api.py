@@ -41,6 +41,7 @@ PUBLIC = [
     *("Smooth", "State", "StraightThrough", "SuperSpike", "Surrogate", "Triangle", "Uniform", "between", "decoding"),
     *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
     *("AdEx", "BRF", "CapturedStep", "CobaLIF", "EIF", "Izhikevich", "QIF", "RF", "Rate", "StochasticLIF"),
+    *("EProp", "OTTT", "RTRL", "with_feedback"),
     *("plasticity", "regularizers", "run", "STDP", "time_constant", "unconstrained", "unit_interval"),
 ]
 

@@ -17,7 +17,7 @@ from spikeloom.gradients import BPTT, RTRL, EProp, with_feedback
 from spikeloom.network import Layer, Run, Sequential
 from spikeloom.neurons import ALIF, LI
 from spikeloom.surrogates import Triangle
-from spikeloom.training.experiment import Experiment, Splits
+from spikeloom.training.experiment import Experiment, Schedule, Splits
 
 DT = 1e-3
 
@@ -54,8 +54,10 @@ class EvidenceAccumulation(Experiment):
     )
 
     epochs: int = 10
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float = 5e-3
+    schedule: Schedule = "cosine"
+    gradient_clip: float = 1.0
     threads: int = 1
 
     rule: Literal["eprop", "rtrl", "bptt"] = "eprop"
@@ -67,10 +69,10 @@ class EvidenceAccumulation(Experiment):
     increment: float = 0.0174
     refractory: int = 5
     cues: int = 7
-    train_trials: int = 3200
+    train_trials: int = 1600
     test_trials: int = 1024
     rate: float = 10.0
-    rate_cost: float = 1.0
+    rate_cost: float = 50.0
 
     def gradient(self) -> BPTT | EProp:
         if self.rule == "bptt":
@@ -99,7 +101,7 @@ class EvidenceAccumulation(Experiment):
             with_feedback(second)
         surrogate = Triangle(width=self.v_th, amplitude=0.3 / self.v_th)
         hidden = Layer(first, neuron, back, self_connections=False, surrogate=surrogate)
-        return Sequential(hidden, Layer(second, LI(2, tau_mem=self.tau_mem), port="current"), dt=DT)
+        return Sequential(hidden, Layer(second, LI(2, tau_mem=self.tau_mem)), dt=DT)
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
         held_out = round(self.validation * self.train_trials)
