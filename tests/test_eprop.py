@@ -108,7 +108,7 @@ def test_one_recurrent_layer_with_its_readout_is_e_prop_as_published():
     assert_equal(gradients(net), expected)
 
 
-@pytest.mark.parametrize("name", [n for n in NEURONS if n not in ("EIF", "Izhikevich")])
+@pytest.mark.parametrize("name", NEURONS)
 @pytest.mark.parametrize(("rule", "reset"), [(sl.EProp(), "detach"), (sl.RTRL(), "flow")])
 def test_one_layer_without_recurrence_is_backpropagation(name, rule, reset):
     # Any neuron, whole or in chunks.
@@ -124,6 +124,15 @@ def test_one_layer_without_recurrence_is_backpropagation(name, rule, reset):
         found.append(gradients(subject))
     for other in found[1:]:
         assert_equal(other, found[0])
+
+
+def test_without_a_reset_e_prop_is_real_time_recurrent_learning():
+    net, found = network(1), []
+    net = sl.Sequential(sl.Layer(net[0].connection, sl.LIF(4, reset="none"), net[0].recurrent), net[1], dt=1e-3)
+    for rule in (sl.EProp(kappa=KAPPA), sl.RTRL(kappa=KAPPA)):
+        (sl.run(net, inputs(), gradient=rule).output * weights()).sum().backward()
+        found.append(gradients(net))
+    assert_equal(*found)
 
 
 @pytest.mark.parametrize("engine", HERE)

@@ -70,7 +70,7 @@ def run(
         lengths: steps of each sample, whole numbers [B]: past its end its state stands still and its output is 0.
         record: names to record in every layer that has them ("v", "i", "spikes", "output", "input", "v_before_reset"),
             or single ones by path ("0.v").
-        gradient: gradient rule, `BPTT()` (default) or `EventProp()`.
+        gradient: gradient rule, such as `BPTT()` (default), `EventProp()` or `EProp()`.
         engine: "auto" or the name of an engine, which then runs or raises.
         surrogate: one to use in all layers instead of their own.
         seed: seed of declared noise (default: drawn from torch's generator). A state that is passed on carries its

@@ -72,6 +72,12 @@ RECIPES: dict[str, Recipe] = {
         expected="98.4 % test accuracy (5 seeds: 98.2 to 98.5), learned or fixed, in 4 minutes a seed",
         data="MNIST",
     ),
+    "evidence-accumulation": Recipe(
+        module="evidence_accumulation",
+        function="evidence_accumulation",
+        summary="which side had more cues, a second ago? 40-100-2 recurrent with adaptive thresholds, by e-prop or BPTT",
+        expected="to be measured",
+    ),
     "ecg": Recipe(
         module="ecg",
         function="ecg",

@@ -72,7 +72,7 @@ class EvidenceAccumulation(Experiment):
     train_trials: int = 1600
     test_trials: int = 1024
     rate: float = 10.0
-    rate_cost: float = 50.0
+    rate_cost: float = 5.0
 
     def gradient(self) -> BPTT | EProp:
         if self.rule == "bptt":
