@@ -9,7 +9,7 @@ from torch import Tensor
 from ..engine import Engine, Loop, LoopState, Pass
 from ..engine.loop import ResetEdge
 from ..zero import ZERO
-from .opened import LEARNED, NOW, opened
+from .opened import ARRIVED, FILTERED, LEARNED, NOW, SPIKED, opened
 from .synapses import arrive, recurrent_synapses, synapses_of
 from .traces import Traced, advance, begin, traced_synapses
 
@@ -44,11 +44,11 @@ class Call:
 
     def run(self) -> Pass:
         loop = self.loop
-        inputs, output = dict(loop.inputs), None
+        inputs, closed = dict(loop.inputs), None
         if loop.feedback is not None:
             closed = self._closed()
-            inputs[loop.feedback.port], output = closed.records["arrived"], closed.output
-            self.synapses.append(recurrent_synapses(loop, self.state.feedback, output))
+            inputs[loop.feedback.port] = closed.records[ARRIVED]
+            self.synapses.append(recurrent_synapses(loop, self.state.feedback, closed.output))
         continues = self.carry and isinstance(self.state.rule, dict)
         carried: dict[str, Tensor] = self.state.rule if continues else {}
         starts = {n: getattr(self.state.neuron, n) for n in self.names}
@@ -58,7 +58,7 @@ class Call:
         if continues:
             self._check(carried, traced)
         if self.kappa is not None:
-            starts["filtered"] = torch.zeros(loop.shape, dtype=loop.dtype, device=self._device())
+            starts[FILTERED] = self._zeros()
         first = dict(zip(starts, begin(list(starts.values()), traced, carried), strict=True))
         if carried:
             # Leaves of their own where nothing leads to them, so that final states have derivatives by them.
@@ -66,22 +66,24 @@ class Call:
         # Aliases, for the lanes themselves are also reached by way of the traces.
         spread = {n: lanes[f"coefficient.{n}"].view(loop.shape) for n in self.learned}
         lanes |= {f"coefficient.{n}": t for n, t in spread.items()}
-        return self._open(inputs, first, spread, lanes, carried, output)
+        return self._open(inputs, first, spread, lanes, carried, closed)
 
     def _closed(self) -> Pass:
         """The recurrent loop, without gradients, and what arrived at the port that it feeds."""
         loop = self.loop
         assert loop.feedback is not None
         neuron, coefficients = opened(loop, keeps=loop.feedback.port)
-        start = self.state.neuron._asdict() | {"arrived": torch.zeros(loop.shape, dtype=loop.dtype)}
-        start["arrived"] = start["arrived"].to(self._device())
-        inner = replace(loop, neuron=neuron, coefficients=coefficients, record=("arrived",))
+        start = self.state.neuron._asdict() | {ARRIVED: self._zeros()}
+        inner = replace(loop, neuron=neuron, coefficients=coefficients, record=(ARRIVED,))
         with torch.no_grad():
             state = self.state._replace(neuron=type(neuron).state_type(**start))
             return self.engine(inner, state, 0, loop.steps, self.edge)
 
     def _device(self) -> torch.device:
         return next(iter(self.loop.inputs.values())).device
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.loop.shape, dtype=self.loop.dtype, device=self._device())
 
     def _spread(self, coefficient: Tensor) -> Tensor:
         """A coefficient for each sample and neuron."""
@@ -121,7 +123,7 @@ class Call:
         spread: dict[str, Tensor],
         lanes: dict[str, Tensor],
         carried: dict[str, Tensor],
-        closed: Tensor | None,
+        closed: Pass | None,
     ) -> Pass:
         """The loop under autograd, with the recurrent input as it arrived, and what comes of it."""
         loop = self.loop
@@ -136,8 +138,8 @@ class Call:
         neuron, coefficients = opened(loop, learns=self.learned, twins=tuple(twins), kappa=self.kappa, spiked=spiked)
         start = self.state.neuron._asdict() | first | {LEARNED + n: t for n, t in spread.items()}
         if spiked:
-            start["spiked"] = torch.zeros(loop.shape, dtype=loop.dtype, device=self._device())
-        record = tuple(dict.fromkeys("spiked" if n == "spikes" else n for n in loop.record))
+            start[SPIKED] = self._zeros()
+        record = tuple(dict.fromkeys(SPIKED if n == "spikes" else n for n in loop.record))
         inner = replace(
             loop,
             neuron=neuron,
@@ -152,9 +154,9 @@ class Call:
         rule = self._carry(passed, first, lanes, {p: ports[p] for p in inputs}, carried)
         kind = type(self.state.neuron)
         after = kind(**{n: _cut(getattr(passed.state.neuron, n)) for n in kind._fields})
-        last: Any = () if closed is None else self._last(closed)
+        end = self.state if closed is None else closed.state
         records = {n: self._record(passed, n) for n in loop.record}
-        return Pass(Signal.apply(passed.output), LoopState(after, last, self.state.recurrent, rule), records)
+        return Pass(Signal.apply(passed.output), LoopState(after, end.feedback, end.recurrent, rule), records)
 
     def _carry(
         self,
@@ -176,23 +178,12 @@ class Call:
             ways[name] = lane if state == name else None if carried else first[state]
         return advance(finals, list(first.values()) if carried else [], ways, arrived, synapses, carried, self.shared)
 
-    def _last(self, output: Tensor) -> Tensor:
-        """The last output of each sample, which is fed back."""
-        loop, before = self.loop, self.state.feedback
-        if not loop.steps:
-            return before
-        if loop.alive is None:
-            return output[-1].clone()
-        count = loop.alive.sum(0)
-        found = output.gather(0, (count - 1).clamp(min=0)[None].expand(1, *loop.shape))[0]
-        return torch.where(count > 0, found, before)
-
     def _record(self, passed: Pass, name: str) -> Tensor:
         if name == "output":
             return Signal.apply(passed.output)  # type: ignore[no-any-return]
         if name != "spikes":
             return passed.records[name]
-        spikes, alive = passed.records["spiked"].to(self.loop.output_dtype), self.loop.alive
+        spikes, alive = passed.records[SPIKED].to(self.loop.output_dtype), self.loop.alive
         return spikes if alive is None else torch.where(alive, spikes, torch.zeros_like(spikes))
 
 

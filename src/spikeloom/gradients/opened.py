@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine import Loop
 from ..fire import Fire
@@ -14,17 +14,19 @@ from ..neurons.declarations import coefficient_type
 from ..parameters import Input, State
 from ..zero import ZERO
 
-NOW, LEARNED = "_now", "learned_"
+# Names of states and ports beside the neuron's own.
+NOW, LEARNED = "_online_now", "online_"
+FILTERED, SPIKED, ARRIVED = "online_filtered", "online_spikes", "online_input"
 
 
 class Opened(Neuron):
     """Steps of another neuron, with the same values, and with gradients taken apart:
 
-    - a port's gradient is dL/dx_t by way of the neuron's own state, through time; that of its twin, the port PORT_now,
+    - a port's gradient is dL/dx_t by way of the neuron's own state, through time; that of its twin, named PORT + NOW,
       is what the input of a step does to the output of the same step, and to nothing later;
     - with `filters`, what arrives at the output is the derivative by F_t = kappa F_{t-1} + s_t, not by s_t;
-    - coefficients that are learned are states, learned_NAME, that stay as they are: so each sample has its gradient;
-    - the state `spiked` is the output, for gradients that pass by the filter; `arrived` is what the port `keeps` got.
+    - coefficients that are learned are states, LEARNED + NAME, that stay as they are: so each sample has its gradient;
+    - the state SPIKED is the output, for gradients that pass by the filter; ARRIVED is what the port `keeps` got.
 
     Made by `opened`, which names the states and ports of the neuron at hand.
     """
@@ -35,8 +37,9 @@ class Opened(Neuron):
     keeps: str = ""
 
     def __init__(self, neuron: Neuron, kind: Any):
-        super().__init__(dt=neuron.dt)
-        self.inner, self.kind = neuron, kind
+        # No parameters of its own, and so nothing of what `Neuron` makes of them, for one is made in every call.
+        nn.Module.__init__(self)
+        self.inner, self.kind, self.dt = neuron, kind, neuron.dt
         self.reset, self.refractory = neuron.reset, neuron.refractory
         self.max_spikes, self.comparator = neuron.max_spikes, neuron.comparator
 
@@ -56,16 +59,16 @@ class Opened(Neuron):
         states |= {LEARNED + n: getattr(z, LEARNED + n) for n in self.learns}
         ways = [y]
         if self.filters:
-            ways = [c.kappa * z.filtered + y]
-            states["filtered"] = ways[0]
+            ways = [c.kappa * getattr(z, FILTERED) + y]
+            states[FILTERED] = ways[0]
         if self.twins:
             still = [type(t)(*(_cut(x) for x in t)) for t in (numbers, before)]
             now = {n: _Value.apply(x.detach(), inputs[n + NOW]) if n in self.twins else x for n, x in given.items()}
             ways.append(inner.advance(still[0], still[1], now, surrogate, reset_edge)[0])
-        if "spiked" in self.declared_states:
-            states["spiked"] = y
+        if SPIKED in self.declared_states:
+            states[SPIKED] = y
         if self.keeps:
-            states["arrived"] = given[self.keeps]
+            states[ARRIVED] = given[self.keeps]
         output = _Value.apply(y.detach(), *ways) if self.filters or self.twins else y
         return output, type(self).state_type(**states), fire
 
@@ -106,8 +109,8 @@ def opened(
         learns: coefficients that become states.
         twins: ports that get a twin.
         kappa: leak of the filter of what arrives at the output, or None for no filter.
-        spiked: add the state `spiked`.
-        keeps: the port whose input becomes the state `arrived`.
+        spiked: add the state SPIKED.
+        keeps: the port whose input becomes the state ARRIVED.
     """
     neuron, c = loop.neuron, loop.coefficients
     made = _kind(type(neuron), neuron.spiking, learns, twins, kappa is not None, spiked, keeps)(neuron, type(c))
@@ -129,7 +132,7 @@ def _kind(
     keeps: str,
 ) -> type[Opened]:
     more = [LEARNED + n for n in learns]
-    more += [n for n, wanted in (("filtered", filtered), ("spiked", spiked), ("arrived", keeps)) if wanted]
+    more += [n for n, wanted in ((FILTERED, filtered), (SPIKED, spiked), (ARRIVED, keeps)) if wanted]
     members: dict[str, Any] = {n: State() for n in (*kind.declared_states, *more)}
     ports = tuple(kind.declared_inputs) or ("x",)
     members |= {n: Input() for n in (*ports, *(n + NOW for n in twins))}

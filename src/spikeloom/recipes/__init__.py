@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "evidence-accumulation": Recipe(
         module="evidence_accumulation",
         function="evidence_accumulation",
-        summary="which side had more cues, a second ago? 40-100-2 recurrent with adaptive thresholds, by e-prop or BPTT",
+        summary="which side had more cues, a second ago? 40-100-2 recurrent, adaptive thresholds, by e-prop or BPTT",
         expected="to be measured",
     ),
     "ecg": Recipe(
