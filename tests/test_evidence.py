@@ -61,7 +61,7 @@ def test_one_cue_is_remembered(tmp_path, rule):
 
     small = replace(evidence_accumulation(), rule=rule, cues=1, hidden=40, increment=0.1, v_th=0.3, lr=1e-2)
     fitted = fit(replace(small, epochs=2, batch_size=16, train_trials=320, test_trials=100), tmp_path)
-    assert fitted.test["test_accuracy"] > 0.9  # chance is 0.5
+    assert fitted.test["test_accuracy"] > 0.75  # chance is 0.5, give or take 0.05
 
 
 @pytest.mark.parametrize("feedback", ["random", "adaptive"])
