@@ -179,7 +179,8 @@ def test_the_total_derivative_of_spikes_times_eligibility_is_backpropagation():
     assert_equal(gradients(hidden), expected)
 
 
-def test_ottt_is_a_trace_of_the_input_times_signals_of_the_same_step():
+@pytest.mark.parametrize("engine", HERE)
+def test_ottt_is_a_trace_of_the_input_times_signals_of_the_same_step(engine):
     # As the source writes it, without autograd: u = beta (u + W x), trace = beta (trace + x), dW = sum_t g_u trace^T.
     net, x, weight = network(1, recurrent=False), inputs(), weights()
     net = sl.Sequential(sl.Layer(net[0].connection, sl.LIF(4, v_th=0.7), surrogate=SURROGATE), net[1], dt=1e-3)
@@ -200,7 +201,7 @@ def test_ottt_is_a_trace_of_the_input_times_signals_of_the_same_step():
             at_bias += (signal * ones).sum(0)
     state = None
     for a, b in ((0, 25), (25, 40)):
-        run = sl.run(net, x[a:b], state, gradient=sl.OTTT())
+        run = sl.run(net, x[a:b], state, gradient=sl.OTTT(), engine=engine)
         state = run.state
         (run.output * weight[a:b]).sum().backward()
     for p, expected in ((first, at_first), (bias, at_bias), (second, at_second)):

@@ -78,6 +78,31 @@ def test_self_connections_get_no_gradient():
     assert not back.weight.grad.diagonal().any() and back.weight.grad.any()
 
 
+def test_a_saved_stream_goes_on_as_it_was(tmp_path):
+    net, x, weight, found = network(), inputs(), weights(), []
+    for saved in (False, True):
+        run = sl.run(net, x[:20], gradient=sl.EProp(kappa=KAPPA))
+        (run.output * weight[:20]).sum().backward()
+        state = run.state
+        if saved:
+            torch.save(state, tmp_path / "state.pt")
+            state = torch.load(tmp_path / "state.pt", weights_only=True)
+        (sl.run(net, x[20:], state, gradient=sl.EProp(kappa=KAPPA)).output * weight[20:]).sum().backward()
+        found.append(gradients(net))
+    assert_equal(*found, tolerance=0)
+
+
+@pytest.mark.parametrize("engine", ["eager", "cpu"])
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (1, 1)])
+def test_empty_and_single_pieces(shape, engine):
+    net, state = network(), None
+    for _ in range(2):
+        run = sl.run(net, torch.rand(*shape, 6), state, gradient=sl.EProp(kappa=KAPPA), engine=engine, record="spikes")
+        state = run.state
+        assert run.output.shape == (*shape, 2)
+        assert state[0].rule["impulse.weight"].shape == (2, shape[1], 4, 6)
+
+
 def test_a_stream_has_constant_memory_and_may_learn_on_its_way():
     net = network()
     optimiser = torch.optim.SGD(net.parameters(), lr=1e-3)
