@@ -76,7 +76,7 @@ RECIPES: dict[str, Recipe] = {
         module="evidence_accumulation",
         function="evidence_accumulation",
         summary="which side had more cues, a second ago? 40-100-2 recurrent, adaptive thresholds, by e-prop or BPTT",
-        expected="94.1 % of 1,024 fresh trials by e-prop, 94.5 % by BPTT (3 seeds each), 500 iterations, 4 minutes a seed",
+        expected="94.1 % of 1,024 fresh trials by e-prop, 94.5 % by BPTT (3 seeds each), in 4 minutes a seed",
     ),
     "ecg": Recipe(
         module="ecg",
