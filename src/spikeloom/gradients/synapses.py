@@ -194,20 +194,22 @@ def weight_gradient(x: Any, g: Tensor, weight: Tensor) -> Tensor:
     return g.flatten(0, -2).t() @ x.flatten(0, -2)
 
 
-def with_feedback(connection: nn.Linear) -> nn.Linear:
+def with_feedback(connection: nn.Linear, std: float | None = None) -> nn.Linear:
     """Give a connection a matrix of its own for learning signals, its parameter `feedback`, B [N_out, N_in].
 
-    B is drawn from N(0, 1 / N_in). `EProp(feedback="random")` and `EProp(feedback="adaptive")` send learning signals
+    B is drawn from N(0, std^2). `EProp(feedback="random")` and `EProp(feedback="adaptive")` send learning signals
     back through it in place of W^T; nothing else uses it. It is saved with the network, and trained with "adaptive".
 
     Args:
         connection: what is given the matrix, in place.
+        std: standard deviation of B (default: 1 / sqrt(N_in)). It scales learning signals, beside those of other costs.
 
     Returns:
         The same connection.
 
     Raises:
         TypeError: not an nn.Linear.
+        ValueError: a standard deviation of 0 or less.
 
     >>> import torch, spikeloom as sl
     >>> connection = sl.with_feedback(torch.nn.Linear(100, 2))
@@ -216,7 +218,10 @@ def with_feedback(connection: nn.Linear) -> nn.Linear:
     """
     if not isinstance(connection, nn.Linear):
         raise TypeError(f"with_feedback got {type(connection).__name__}; expected an nn.Linear.")
+    std = connection.in_features**-0.5 if std is None else std
+    if not 0 < std < float("inf"):
+        raise ValueError(f"with_feedback got std={std!r}; expected a number above 0.")
     back = torch.empty_like(connection.weight)
-    nn.init.normal_(back, 0.0, connection.in_features**-0.5)
+    nn.init.normal_(back, 0.0, std)
     connection.register_parameter("feedback", nn.Parameter(back))
     return connection

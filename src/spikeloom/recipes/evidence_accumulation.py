@@ -34,6 +34,7 @@ class EvidenceAccumulation(Experiment):
         rule: "eprop", "rtrl" (e-prop with the reset's derivative) or "bptt".
         feedback: how learning signals go back from the outputs under the online rules: through the transposed output
             weights ("symmetric"), a fixed random matrix ("random"), or one that learns as they do ("adaptive").
+        feedback_std: standard deviation of that matrix.
         hidden: number of recurrent neurons, half of them adaptive.
         tau_mem: membrane time constant of neurons and outputs in seconds.
         tau_adapt: time constant of adaptive thresholds in seconds.
@@ -50,7 +51,7 @@ class EvidenceAccumulation(Experiment):
     name: ClassVar[str] = "evidence-accumulation"
     record: ClassVar[tuple[str, ...]] = ("0.spikes",)
     positive: ClassVar[tuple[str, ...]] = (
-        *("hidden", "tau_mem", "tau_adapt", "v_th", "cues", "train_trials", "test_trials", "rate"),
+        *("feedback_std", "hidden", "tau_mem", "tau_adapt", "v_th", "cues", "train_trials", "test_trials", "rate"),
     )
 
     epochs: int = 10
@@ -62,6 +63,7 @@ class EvidenceAccumulation(Experiment):
 
     rule: Literal["eprop", "rtrl", "bptt"] = "eprop"
     feedback: Literal["symmetric", "random", "adaptive"] = "symmetric"
+    feedback_std: float = 1.0
     hidden: int = 100
     tau_mem: float = 20e-3
     tau_adapt: float = 2.0
@@ -98,7 +100,7 @@ class EvidenceAccumulation(Experiment):
             nn.init.normal_(connection.weight, 0.0, connection.in_features**-0.5)
         nn.init.xavier_uniform_(second.weight)
         if self.rule != "bptt" and self.feedback != "symmetric":
-            with_feedback(second)
+            with_feedback(second, std=self.feedback_std)
         surrogate = Triangle(width=self.v_th, amplitude=0.3 / self.v_th)
         hidden = Layer(first, neuron, back, self_connections=False, surrogate=surrogate)
         return Sequential(hidden, Layer(second, LI(2, tau_mem=self.tau_mem)), dt=DT)
