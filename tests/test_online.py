@@ -202,7 +202,9 @@ def test_a_feedback_matrix_is_for_linear_connections():
     with pytest.raises(ValueError, match=r"with_feedback got std=0; expected a number above 0"):
         sl.with_feedback(nn.Linear(1, 1), std=0)
     for std, expected in ((None, 0.1), (2.0, 2.0)):
-        assert float(sl.with_feedback(nn.Linear(100, 400), std=std).feedback.std()) == pytest.approx(expected, rel=0.03)
+        assert float(sl.with_feedback(nn.Linear(100, 400), std=std).feedback.detach().std()) == pytest.approx(
+            expected, rel=0.03
+        )
 
 
 def test_a_state_that_does_not_fit_is_refused():
