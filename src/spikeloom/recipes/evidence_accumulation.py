@@ -63,7 +63,7 @@ class EvidenceAccumulation(Experiment):
 
     rule: Literal["eprop", "rtrl", "bptt"] = "eprop"
     feedback: Literal["symmetric", "random", "adaptive"] = "symmetric"
-    feedback_std: float = 1.0
+    feedback_std: float = 0.2
     hidden: int = 100
     tau_mem: float = 20e-3
     tau_adapt: float = 2.0
