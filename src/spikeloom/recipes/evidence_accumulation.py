@@ -29,8 +29,8 @@ class EvidenceAccumulation(Experiment):
     Adaptive thresholds, which fade over 2 s, carry what was counted through the delay; membranes forget it in 20 ms.
     Spikes of training trials are drawn afresh in every epoch. Task, network and neurons are those of the source, but
     for the reset, which acts in the step of the spike here, and the refractory period, in which membranes are held. The
-    outputs are not scaled by 1 - kappa, so that they learn faster; batches are half as large, with a cosine schedule and
-    a clipped gradient, and what draws neurons to their rate is stronger, without which BPTT's gradients explode.
+    outputs are not scaled by 1 - kappa, so that they learn faster; batches are half as large, with a cosine schedule
+    and a clipped gradient, and neurons are drawn to their rate more strongly, for BPTT's gradients explode without.
 
     Arguments:
         rule: "eprop", "rtrl" (e-prop with the reset's derivative) or "bptt".
