@@ -373,11 +373,11 @@ def test_an_online_rule_learns_through_the_operator(monkeypatch, widest):
     monkeypatch.setattr(gpu_recurrent, "WIDEST", widest)
     monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
     net = sl.Sequential(recurrent("ALIF", 3), layer("LI", 2, 3, dtype=torch.float32))
-    x, found = raster(8, dtype=torch.float32), []
+    x, found = raster(5, batch=2, dtype=torch.float32), []
     for engine in ("cpu", "eager"):
         net.zero_grad()
-        start = sl.run(net, x[:3], gradient=sl.EProp(kappa=0.9), engine=engine).state
-        run = sl.run(net, x[3:], start, gradient=sl.EProp(kappa=0.9), engine=engine)
+        start = sl.run(net, x[:2], gradient=sl.EProp(kappa=0.9), engine=engine).state
+        run = sl.run(net, x[2:], start, gradient=sl.EProp(kappa=0.9), engine=engine)
         run.output.square().sum().backward()
         found.append([run.output, run.state[0].rule["impulse.weight"], *(p.grad for p in net.parameters())])
     assert all(g is None or g.any() for g in found[0])

@@ -218,10 +218,10 @@ def with_feedback(connection: nn.Linear, std: float | None = None) -> nn.Linear:
     """
     if not isinstance(connection, nn.Linear):
         raise TypeError(f"with_feedback got {type(connection).__name__}; expected an nn.Linear.")
-    std = connection.in_features**-0.5 if std is None else std
-    if not 0 < std < float("inf"):
+    spread: float = connection.in_features**-0.5 if std is None else std
+    if not 0 < spread < float("inf"):
         raise ValueError(f"with_feedback got std={std!r}; expected a number above 0.")
     back = torch.empty_like(connection.weight)
-    nn.init.normal_(back, 0.0, std)
+    nn.init.normal_(back, 0.0, spread)
     connection.register_parameter("feedback", nn.Parameter(back))
     return connection
