@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..connections import Delayed
 from ..engine import Engine, Feedback, Loop, LoopState
 from ..neurons import CubaALIF
 from ..neurons.declarations import coefficient_type
 from ..zero import ZERO
 from .arrivals import Arrivals
 from .costate import AdaptiveCostate, Costate
+from .delays import DelayedArrivals
 from .meaning import check_gradient
 from .parameters import coefficient_gradients
 from .places import Places
@@ -336,9 +338,10 @@ class _Back:
         for_x, for_weights = self.needed["x"][0], self._learns("connection")
         if source is None or not (for_x or for_weights):
             return
-        arrivals = Arrivals(source, job.events if inputs is None else inputs, job.like, self.needed["connection"])
+        given = (source, job.events if inputs is None else inputs, job.like, self.needed["connection"])
+        arrivals = DelayedArrivals(*given) if isinstance(source.module, Delayed) else Arrivals(*given)
         if for_weights:
-            found["connection"] = arrivals.weights(self.costates["pi"])
+            found["connection"] = arrivals.weights(self.costates["pi"], self.reach)
         if for_x:
             found["x"] = [arrivals.times(self.reach)]
 
