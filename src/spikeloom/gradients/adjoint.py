@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..connections import Delayed
-from ..engine import Engine, Feedback, Loop, LoopState
+from ..engine import Engine, Feedback, Loop, LoopState, Source
 from ..neurons import CubaALIF
 from ..neurons.declarations import coefficient_type
 from ..zero import ZERO
 from .arrivals import Arrivals
 from .costate import AdaptiveCostate, Costate
-from .delays import DelayedArrivals
+from .delays import DelayedArrivals, backwards
 from .meaning import check_gradient
 from .parameters import coefficient_gradients
 from .places import Places
@@ -49,6 +49,7 @@ class Job:
             "coefficients": [getattr(loop.coefficients, n) for n in self.known],
             "states": [getattr(state.neuron, n) for n in self.states],
             "last": [] if back is None else [state.feedback],
+            "waiting": [] if back is None or not isinstance(back.module, Delayed) else [state.recurrent],
             "recurrent": [] if back is None else _recurrent_tensors(back),
         }
         self.sizes = {name: len(group) for name, group in groups.items()}
@@ -245,7 +246,8 @@ class _Back:
         numbers = {n: x.detach() for n, x in numbers.items()}
         names = ("pv", "pi", "pa") if job.adaptive else ("pv", "pi")
         none = torch.zeros(loop.shape, dtype=self.dtype, device=self.device)
-        begin = LoopState(costate.state_type(**dict.fromkeys(names, none)), none if loop.feedback else ())
+        back, waiting = (None, ()) if loop.feedback is None else self._transposed(loop.feedback)
+        begin = LoopState(costate.state_type(**dict.fromkeys(names, none)), none if back else (), waiting)
         reverse = Loop(
             neuron=costate,
             coefficients=coefficient_type(tuple(numbers))(**numbers),
@@ -255,7 +257,7 @@ class _Back:
             steps=loop.steps,
             dtype=self.dtype,
             output_dtype=self.dtype,
-            feedback=None if loop.feedback is None else self._transposed(loop.feedback),
+            feedback=back,
             record=names if self._learns("coefficients") else ("pi",),
         )
         passed = job.engine(reverse, begin, 0, loop.steps, "flow")
@@ -291,20 +293,22 @@ class _Back:
         part = rule.spike_count_strength / (max(1, self.shape[1]) * v_th)
         return part * (count - rule.spike_count) / rule.spike_count
 
-    def _transposed(self, back: Feedback) -> Feedback:
-        """The recurrent connection from a neuron's arrivals to the spikes that made them."""
+    def _transposed(self, back: Feedback) -> tuple[Feedback, Any]:
+        """The recurrent connection from a neuron's arrivals to the spikes that made them, and its state."""
+        if isinstance(back.module, Delayed):
+            return backwards(back.module, self.zeros()[:1])
         if back.weight is not None:
             matrix = self.groups["recurrent"][0].detach().to(self.dtype).t().contiguous()
             module = nn.utils.skip_init(
                 nn.Linear, *matrix.shape[::-1], bias=False, dtype=self.dtype, device=self.device
             )
             module.weight = nn.Parameter(matrix, requires_grad=False)
-            return Feedback(module, matrix, lambda q, memory: (F.linear(q, matrix), memory), "spike")
+            return Feedback(module, matrix, lambda q, memory: (F.linear(q, matrix), memory), "spike"), ()
 
         def call(q: Tensor, memory: Any) -> tuple[Tensor, Any]:
             return self._to_spikes(q), memory
 
-        return Feedback(nn.Identity(), None, call, "spike")
+        return Feedback(nn.Identity(), None, call, "spike"), ()
 
     def _to_spikes(self, q: Tensor) -> Tensor:
         """What arrivals q [B, *N] are worth to the spikes of the step before."""
@@ -349,6 +353,15 @@ class _Back:
         assert self.spikes is not None
         last, pi = self.groups["last"][0], self.costates["pi"]
         if len(pi) == 0:
+            return
+        if self.groups["waiting"]:
+            raster = self.spikes.places.dense(None, pi)
+            came = torch.cat([self.groups["waiting"][0].to(pi), last[None].to(pi), raster[:-1]])
+            assert self.loop.feedback is not None
+            source = Source(self.loop.feedback.module, came)
+            arrivals = DelayedArrivals(source, Places.of(came), came, self.needed["recurrent"])
+            found["recurrent"], times = arrivals.weights(pi, self.reach), arrivals.times(self.reach)
+            found["waiting"], found["last"] = [times[: -len(pi)]], [times[-len(pi)]]
             return
         if self.needed["last"][0]:
             found["last"] = [torch.where(last != 0, self._to_spikes(self.reach[-1]), torch.zeros_like(last))]

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..connections import Delayed
 from ..connections.arriving import Arrivals as Landings
-from ..connections.spreading import by_axon, whole
-from ..engine import Source
+from ..connections.spreading import by_axon, by_synapse, whole
+from ..engine import Feedback, Source
 from .places import Places
 
 
@@ -120,3 +120,29 @@ class DelayedArrivals:
         """What a spike that arrives now has for its time, [T, B, *N]."""
         with torch.enable_grad():
             return torch.autograd.grad(y, arrived, reach.to(y), retain_graph=True)[0]
+
+
+def backwards(module: Delayed, like: Tensor) -> tuple[Feedback, Tensor]:
+    """A recurrent connection with time reversed: what arrivals of a step are worth to the spikes of d steps before.
+
+    Args:
+        module: the connection.
+        like: [1, B, *N], of the neurons.
+
+    Returns:
+        The connection back, and its state, in which nothing is on its way.
+    """
+    delays, most = module.in_steps.detach(), module.most
+
+    def call(q: Tensor, waiting: Tensor) -> tuple[Tensor, Tensor]:
+        if module.per == "synapse":
+            came = torch.cat([waiting, q[None]])
+            return by_synapse(came, module.weight.detach().t().to(q), delays.t(), most, 0.0)[0], came[1:]
+        with torch.enable_grad():
+            s = torch.zeros_like(q, requires_grad=True)
+            y = module.connection(s)
+            worth = torch.autograd.grad(y, s, q.to(y))[0]
+        came = torch.cat([waiting, worth[None]])
+        return by_axon(came, delays, most, 0.0)[0], came[1:]
+
+    return Feedback(nn.Identity(), None, call, "spike"), like.new_zeros(most, *like.shape[1:])

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..connections import Delayed
 from ..engine import Engine, Loop, LoopState, Pass
 from .adjoint import Job, Node
 from .meaning import check
@@ -89,11 +90,13 @@ class EventProp:
         if loop.neuron.refractory:
             finals = {name: value.detach() for name, value in finals.items()}
         end = job.end
-        feedback: Any = end.feedback
+        feedback, recurrent = end.feedback, end.recurrent
         if loop.feedback is not None and loop.alive is None and loop.steps:
             feedback = output[-1]
+            if isinstance(loop.feedback.module, Delayed):
+                recurrent = torch.cat([state.recurrent, state.feedback[None], output[:-1]])[loop.steps :]
         wanted = {n: output if n in ("spikes", "output") else records.get(n, job.plain.get(n)) for n in loop.record}
         # The node outlives this call, and is to keep no raster.
         job.plain, job.end = {}, None
-        final = LoopState(end.neuron._replace(**finals), feedback, end.recurrent, end.rule)
+        final = LoopState(end.neuron._replace(**finals), feedback, recurrent, end.rule)
         return Pass(output, final, wanted, job.counts)  # type: ignore[arg-type]

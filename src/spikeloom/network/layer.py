@@ -257,7 +257,7 @@ class Layer(nn.Module):
             raise ValueError(f"got a state without the last output of shape {shape}; pass the state of this layer.")
         last = last.to(dtype)
         memory = state.recurrent if state is not None else ()
-        if has_memory(module) and state is None:
+        if has_memory(module) and absent(memory):
             memory = module.initial_state(last[None])  # type: ignore[operator]
         weight = None
         if not self.self_connections:
