@@ -205,7 +205,7 @@ def parameter_groups(
     weight_decay: float = 0.0,
     delay_lr: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimiser: weights, other neuron parameters, time constants and delays with rates of their own.
+    """Groups for a torch optimiser: weights, neuron parameters, and time constants and delays with their own rates.
 
     Weight decay goes to the connections' parameters only: a neuron's raw tensor is zero at its initial value, and
     pulling it back there is no regularisation.

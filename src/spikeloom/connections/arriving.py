@@ -37,9 +37,7 @@ class Arrivals:
         neurons: M.
     """
 
-    def __init__(
-        self, flat: Tensor, value: Tensor | None, shape: torch.Size, delays: Tensor, most: int, neurons: int
-    ):
+    def __init__(self, flat: Tensor, value: Tensor | None, shape: torch.Size, delays: Tensor, most: int, neurons: int):
         self.flat, self.value, self.delays, self.most, self.neurons = flat, value, delays, most, neurons
         self.events, self.batch, self.channels = shape
         self.shape = (self.events - most, self.batch, neurons)

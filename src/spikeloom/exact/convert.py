@@ -71,9 +71,9 @@ def from_layers(network: Sequential | Layer) -> Network:
     )
 
 
-def _delays(connection: nn.Module) -> Tensor:
+def _delays(connection: Any) -> Tensor:
     """Of each synapse, in s."""
-    shape = connection.weight.shape  # type: ignore[union-attr]
+    shape = connection.weight.shape
     return connection.delay.expand(shape) if isinstance(connection, Delayed) else torch.zeros(shape).double()
 
 

@@ -29,7 +29,7 @@ class DelayedArrivals:
         assert isinstance(source.module, Delayed)
         self.source, self.events, self.like, self.needed, self.module = source, events, like, needed, source.module
         self.landings: Landings | None = None
-        if type(self.module.connection) is nn.Linear:
+        if type(self.module.connection) is nn.Linear and self.module.few(len(events.flat), events.shape):
             self.landings = self.module.arrivals(events.flat, events.value, events.shape)
 
     def weights(self, g: Tensor, reach: Tensor) -> list[Tensor | None]:
@@ -40,25 +40,35 @@ class DelayedArrivals:
             reach: lambda_V - lambda_I, likewise.
         """
         g, reach = g.flip(0), reach.flip(0)
-        found = self._of_linear(g, reach) if self.landings is not None else self._of_any(g, reach)
+        one_matrix = self.landings is not None or self.module.per == "synapse"
+        found = self._of_matrix(g, reach) if one_matrix else self._of_any(g, reach)
         parameters = self.module.parameters()
         return [
             found[id(p)].to(p) if need and id(p) in found else None
             for p, need in zip(parameters, self.needed, strict=True)
         ]
 
-    def _of_linear(self, g: Tensor, reach: Tensor) -> dict[int, Tensor]:
+    def _of_matrix(self, g: Tensor, reach: Tensor) -> dict[int, Tensor]:
         linear: Any = self.module.connection
-        landings, found = self.landings, {}
-        assert landings is not None
+        found: dict[int, Tensor] = {}
         if self._needs(linear.weight):
-            found[id(linear.weight)] = landings.by_synapse(g)
+            found[id(linear.weight)] = self._by_synapse(g)
         if linear.bias is not None:
             found[id(linear.bias)] = g.sum((0, 1))
         if self._learns_delays():
-            met = landings.by_synapse(reach) * linear.weight.detach().to(reach)
+            met = self._by_synapse(reach) * linear.weight.detach().to(reach)
             found |= self._of_delays(met.sum(0) if self.module.per == "axon" else met)
         return found
+
+    def _by_synapse(self, g: Tensor) -> Tensor:
+        """Sums of g [T, B, M] over the arrivals at each synapse, [M, N]."""
+        if self.landings is not None:
+            return self.landings.by_synapse(g)
+        waiting = self.events.dense(None, self.like).to(g)
+        weight = self.module.weight.detach().to(g).requires_grad_()
+        with torch.enable_grad():
+            y = by_synapse(waiting, weight, self.module.in_steps.detach(), self.module.most, 0.0)
+            return torch.autograd.grad(y, weight, g)[0]
 
     def _of_any(self, g: Tensor, reach: Tensor) -> dict[int, Tensor]:
         arrived, y = self._arrived()
@@ -68,19 +78,18 @@ class DelayedArrivals:
         found = {id(p): d for p, d in zip(inner, each, strict=True) if d is not None}
         if self._learns_delays():
             met = self._met(arrived, y, reach) * arrived.detach()
-            shape = self.module.params["delay"].initial.shape  # type: ignore[union-attr]
-            found |= self._of_delays(met.sum((0, 1)).sum_to_size(shape))
+            found |= self._of_delays(met.sum((0, 1)).sum_to_size(self.module.parameter.initial.shape))
         return found
 
     def _needs(self, parameter: Tensor) -> bool:
         return any(need and p is parameter for p, need in zip(self.module.parameters(), self.needed, strict=True))
 
     def _learns_delays(self) -> bool:
-        return self._needs(self.module.params["delay"].raw)  # type: ignore[union-attr]
+        return self._needs(self.module.parameter.raw)
 
     def _of_delays(self, by_second: Tensor) -> dict[int, Tensor]:
         """From delays in seconds to what the optimiser moves."""
-        raw: Any = self.module.params["delay"].raw  # type: ignore[union-attr]
+        raw = self.module.parameter.raw
         with torch.enable_grad():
             delay = self.module.delay
             return {id(raw): torch.autograd.grad(delay, raw, by_second.to(delay))[0]}
@@ -95,6 +104,13 @@ class DelayedArrivals:
         if self.landings is not None:
             each = self.landings.by_event(reach, self.module.weight.detach())
             return self.events.dense(each, self.like)
+        if self.module.per == "synapse":
+            weight = self.module.weight.detach().to(reach)
+            waiting = self.events.dense(None, self.like).to(reach).requires_grad_()
+            with torch.enable_grad():
+                y = by_synapse(waiting, weight, self.module.in_steps.detach(), self.module.most, 0.0)
+                each = torch.autograd.grad(y, waiting, reach)[0]
+            return self.events.dense(self.events.take(each), self.like)
         met = self._met(*self._arrived(), reach)
         steps, most, shape = len(met), self.module.most, self.events.shape
         delays = whole(self.module.in_steps, most).expand(shape[2:]).reshape(-1)
