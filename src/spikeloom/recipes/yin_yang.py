@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom import datasets, decoding, losses, regularizers
+from spikeloom.connections import Delayed
 from spikeloom.events import Events
 from spikeloom.gradients import BPTT, EventProp
 from spikeloom.network import Layer, Run, Sequential
@@ -29,6 +30,8 @@ class YinYang(Experiment):
     Arguments:
         rule: "eventprop" for exact gradients, "bptt" for surrogate ones.
         hidden: number of hidden neurons.
+        delays: learn a delay for each "axon" or "synapse" of both layers, at `time_constant_lr`, or "none".
+        longest: the longest delay in seconds.
         dt: time step in seconds.
         duration: of a trial in seconds.
         window: in which inputs spike, in seconds.
@@ -41,7 +44,7 @@ class YinYang(Experiment):
 
     name: ClassVar[str] = "yin-yang"
     record: ClassVar[tuple[str, ...]] = ("1.v",)
-    positive: ClassVar[tuple[str, ...]] = ("hidden", "dt", "duration", "window", "tau0", "tau1")
+    positive: ClassVar[tuple[str, ...]] = ("hidden", "longest", "dt", "duration", "window", "tau0", "tau1")
 
     epochs: int = 100
     batch_size: int = 32
@@ -51,6 +54,8 @@ class YinYang(Experiment):
 
     rule: Literal["eventprop", "bptt"] = "eventprop"
     hidden: int = 200
+    delays: Literal["none", "axon", "synapse"] = "none"
+    longest: float = 20e-3
     dt: float = 0.1e-3
     duration: float = 40e-3
     window: float = 30e-3
@@ -76,7 +81,13 @@ class YinYang(Experiment):
         # The source's 0.93 and 0.1 are for 200 neurons.
         nn.init.normal_(second.weight, 0.93 * 200 / self.hidden, 0.1 * (200 / self.hidden) ** 0.5)
         neurons = [CubaLIF(n, tau_mem=20e-3, tau_syn=5e-3, reset="zero") for n in (self.hidden, 3)]
-        return Sequential(Layer(first, neurons[0]), Layer(second, neurons[1]), dt=self.dt)
+        layers = [Layer(self._delayed(m), neuron) for m, neuron in zip((first, second), neurons, strict=True)]
+        return Sequential(*layers, dt=self.dt)
+
+    def _delayed(self, connection: nn.Linear) -> nn.Module:
+        if self.delays == "none":
+            return connection
+        return Delayed(connection, self.longest, per=self.delays)
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
         return Splits(
