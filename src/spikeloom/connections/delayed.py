@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..constraints import between
 from ..distributions import LogNormal, Normal, Uniform
-from ..neurons.declarations import check_dt, check_shape
+from ..neurons.declarations import broadcasts, check_dt, check_shape
 from ..neurons.neuron import DEFAULT_DT
 from ..parameters import Param, ParameterValue
 from .arriving import Arrivals
@@ -101,7 +101,7 @@ class Delayed(nn.Module):
             initial = Uniform(edge, maximum - edge)
         drawn = initial.sample(axes) if isinstance(initial, Normal | LogNormal | Uniform) else initial
         start = torch.as_tensor(drawn, dtype=torch.float64).detach()
-        if len(torch.broadcast_shapes(start.shape, axes)) > len(axes) or start.expand(axes).shape != axes:
+        if not broadcasts(tuple(start.shape), axes):
             raise ValueError(f"Delayed got delays of shape {tuple(start.shape)}; expected one number or {axes}.")
         constraint = between(0.0, self.maximum)
         held = ParameterValue(start.expand(axes).clone(), constraint, self.maximum / 4, learn, "s", group="delays")

@@ -56,6 +56,8 @@ def product(module: nn.Module | None, x: Any) -> Tensor:
 
 def wait(module: Delayed, x: Any, state: Any, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What waits for its delay [K + T, B, ...], and what still does in the end."""
+    if isinstance(x, Events):
+        by_events(module, x)  # tells the run that they become dense
     x = densify(x, module)
     waiting = module.join(x, module.initial_state(x) if absent(state) else state)
     return waiting, module.left(waiting, lengths)
