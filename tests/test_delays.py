@@ -152,6 +152,22 @@ def test_what_is_recorded_is_what_set_out():
     assert sl.run(layer, x, record="presynaptic").records["presynaptic"].equal(x)
 
 
+@pytest.mark.parametrize("rule", [sl.BPTT(), sl.EventProp()], ids=["bptt", "eventprop"])
+@pytest.mark.parametrize("per", ["axon", "synapse"])
+def test_operations_are_counted(per, rule):
+    layer = sl.Layer(
+        sl.Delayed(nn.Linear(4, 3), 5e-3, per=per), sl.CubaLIF(3), sl.Delayed(nn.Linear(3, 3), 2e-3, per=per)
+    )
+    nn.init.constant_(layer.connection.weight, 3.0)
+    x = rasters().float()
+    x[-5:] = 0  # whatever sets out arrives
+    with sl.diagnostics.watch(layer) as report:
+        fired = sl.run(layer, x, gradient=rule).output
+    found = report.synaptic_operations  # per sample, of which there are 3
+    assert found["connection.connection"] == float(x.sum())
+    assert 0 < found["recurrent.connection"] <= float(fired.detach().sum())
+
+
 def test_events_are_taken():
     layer, x = sl.Layer(sl.Delayed(nn.Linear(4, 3), 5e-3, per="synapse"), sl.LIF(3)), rasters().float()
     run = sl.run(layer, sl.Events.from_dense(x))

@@ -159,9 +159,15 @@ class Delayed(nn.Module):
         """Nothing is on its way: zeros [K, B, *N]."""
         return x.new_zeros(self.most, *x.shape[1:])
 
-    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x: Tensor,
+        state: Tensor,
+        lengths: Tensor | None = None,
+        multiply: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         waiting = self.join(x, state)
-        return self.arrive(waiting), self.left(waiting)
+        return self.arrive(waiting, multiply), self.left(waiting, lengths)
 
     def join(self, x: Tensor, state: Tensor) -> Tensor:
         """What is on its way, and what sets out now: [K + T, B, *N].

@@ -197,18 +197,17 @@ class Layer(nn.Module):
         for port, value in given.items():
             self._check_port(port)
             module, before = modules.get(port), state[port] if port in (state or ()) else ()
+            came, call = value, partial(product, module)
             if isinstance(module, Delayed):
-                # What waits is the rule's presynaptic raster; gradients reach what came in an earlier call.
-                value, after = wait(module, value, before, context.lengths)
+                # What waits is what a rule has to know; what still waits in the end has a history under any rule.
+                value, came, before = wait(module, value, before)
                 call = partial(module.arrive, multiply=product)
-                with torch.set_grad_enabled(followed):
-                    inputs[port] = call(value)
-            else:
-                call = partial(product, module)
-                with torch.set_grad_enabled(followed):
-                    inputs[port], after = apply(module, value, before)
-                    if isinstance(inputs[port], Events):
-                        inputs[port] = densify(inputs[port], module)
+            with torch.set_grad_enabled(followed):
+                inputs[port], after = apply(module, came, before)
+                if isinstance(inputs[port], Events):
+                    inputs[port] = densify(inputs[port], module)
+            if isinstance(module, Delayed):
+                after = module.left(value, context.lengths)
             sources[port] = Source(module, value, before, call)
             self._check_shape(inputs[port], next(iter(inputs.values())))
             if not absent(after):

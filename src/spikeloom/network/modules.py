@@ -33,8 +33,8 @@ def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
         return x, ()
     if isinstance(module, Delayed):
         context = ACTIVE.get()
-        waiting, after = wait(module, x, state, None if context is None else context.lengths)
-        return module.arrive(waiting, product), after
+        lengths = None if context is None else context.lengths
+        return module(x, module.initial_state(x) if absent(state) else state, lengths=lengths, multiply=product)
     if has_memory(module):
         return module(x, module.initial_state(x) if absent(state) else state)  # type: ignore[operator]
     if getattr(module, "over_time", False):
@@ -54,13 +54,13 @@ def product(module: nn.Module | None, x: Any) -> Tensor:
     return densify(apply(module, x)[0], module)
 
 
-def wait(module: Delayed, x: Any, state: Any, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What waits for its delay [K + T, B, ...], and what still does in the end."""
+def wait(module: Delayed, x: Any, state: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What waits for its delay [K + T, B, ...], of which there is what came, and the state before."""
     if isinstance(x, Events):
         by_events(module, x)  # tells the run that they become dense
     x = densify(x, module)
-    waiting = module.join(x, module.initial_state(x) if absent(state) else state)
-    return waiting, module.left(waiting, lengths)
+    state = module.initial_state(x) if absent(state) else state
+    return module.join(x, state), x, state
 
 
 def densify(x: Any, module: nn.Module | None) -> Tensor:
