@@ -21,10 +21,11 @@ class EventProp:
         at a spike   lambda_V- = (dL/dt_k + l_V- - l_V+ + tau_mem V'+ lambda_V+) / (tau_mem V'-)
         dL/dt_k = dl_p/dt_k + sum_m w_m (lambda_V - lambda_I)_m(t_k),     dL/dw = -tau_syn sum_k lambda_I(t_k)
 
-    Gradients reach weights (dense, convolutional, recurrent), tau_mem, tau_syn, v_th, v_reset, bias, tau_adapt,
-    increment, v_init and i_init, and the times of input spikes. The forward pass is any engine's; the backward pass is
-    the adjoint's loop on the same engine. Between them stay the places of the spikes and two or three numbers for
-    each; for the neurons' own parameters the membranes are computed again.
+    Gradients reach weights (dense, convolutional, recurrent), delays (`Delayed`: dL/dd = w sum_k (lambda_V - lambda_I),
+    all at the arrivals), tau_mem, tau_syn, v_th, v_reset, bias, tau_adapt, increment, v_init and i_init, and the times
+    of input spikes. The forward pass is any engine's; the backward pass is the adjoint's loop on the same engine.
+    Between them stay the places of the spikes and two or three numbers for each; for the neurons' own parameters the
+    membranes are computed again.
 
     On a raster of spikes the gradient is dL/dt_k at spikes, in 1/s, and 0 elsewhere: for a loss on spike times write
     `first_spike_time(..., gradient="event")`. Losses on the output of `CubaLI`, or on the recorded "v", "i" or "a" of
