@@ -126,7 +126,7 @@ def test_gradients_converge_to_the_exact_ones(per, recurrent, seed, steps):
     assert spikes >= 9
     errors = []
     for dt in steps:
-        fired, found = on_grid(timed(dt, per, recurrent, seed), dt)
+        fired, found = on_grid(timed(dt, per, recurrent, seed), dt, engine="eager" if recurrent else "cpu")
         assert fired == spikes and found.keys() == expected.keys()
         errors.append({name: float((found[name] - g).norm() / g.norm()) for name, g in expected.items()})
     assert max(errors[-1].values()) < 0.06, errors[-1]
@@ -163,8 +163,7 @@ def test_a_delay_moves_an_exact_spike_by_itself():
 
 def in_order(samples, generator):
     """Two inputs spike 10 ms apart, from a random time on; the class is which comes first."""
-    labels, onset = torch.randint(0, 2, (2, samples), generator=generator) * torch.tensor([[1], [0]]), None
-    labels, onset = labels[0], torch.randint(0, 10, (samples,), generator=generator)
+    labels, onset = (torch.randint(0, high, (samples,), generator=generator) for high in (2, 10))
     x, each = torch.zeros(40, samples, 2), torch.arange(samples)
     x[onset, each, labels] = 1
     x[onset + 10, each, 1 - labels] = 1
@@ -210,6 +209,28 @@ def test_delays_have_a_learning_rate_of_their_own():
     ]
     assert groups["delays"]["params"] == [net[0].connection.parameter.raw] and groups["delays"]["weight_decay"] == 0
     assert {g["name"]: g["lr"] for g in sl.parameter_groups(net, 1e-3, 1e-2)}["delays"] == 1e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("per", ["axon", "synapse"])
+def test_a_gpu_gives_the_same(per, monkeypatch):
+    found = []
+    for device, sparse in (("cpu", 1e9), ("cuda", 1e9), ("cuda", 0.0)):
+        monkeypatch.setattr(delayed_module, "SPARSE", sparse)
+        for rule, width in ((sl.EventProp(), 0.0), (sl.BPTT(), 0.0), (sl.BPTT(), 2e-3)):
+            net = timed(1e-3, per, recurrent=True)
+            for layer in net:
+                layer.connection.width = width
+            net[0].recurrent.width = width
+            net.to(device)
+            x = rasters(60).to(device).requires_grad_()
+            run = sl.run(net, x, gradient=rule, lengths=None)
+            again = sl.run(net, x.detach(), run.state, gradient=rule)
+            (run.output.square().sum() + again.output.square().sum()).backward()
+            found.append([run.output.detach(), x.grad, *(p.grad for p in net.parameters())])
+    for ours, reference in zip(found[3:], found[:3] * 2, strict=True):
+        for a, b in zip(ours, reference, strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning.*")
