@@ -204,11 +204,11 @@ class Delayed(nn.Module):
         learning = learning and torch.is_grad_enabled()
         if self.width == 0 and not learning and waiting.device.type == "cpu":
             flat = waiting.reshape(-1).nonzero().squeeze(1)
-            if self.few(len(flat), waiting.shape):
-                return self.arrivals(flat, waiting.reshape(-1)[flat], waiting.shape).sum(weight).to(waiting.dtype)
+            if self.one_by_one(len(flat), waiting.shape):
+                return self.arrivals(flat, waiting.reshape(-1)[flat], waiting.shape).sum(weight)
         return by_synapse(waiting.to(weight.dtype), weight, self.in_steps, self.most, self.width / self.dt)
 
-    def few(self, events: int, shape: torch.Size) -> bool:
+    def one_by_one(self, events: int, shape: torch.Size) -> bool:
         """Whether so many events among inputs that wait, [K + T, B, N], are best looked at one by one."""
         return events < SPARSE * (self.most + 1) * shape.numel()
 
@@ -235,9 +235,8 @@ class Delayed(nn.Module):
         return self
 
     def _check_channels(self, waiting: Tensor) -> None:
-        delays = tuple(self.parameter.initial.shape)
-        axes = tuple(waiting.shape[2:])
-        if len(delays) > len(axes) or any(a not in (1, b) for a, b in zip(delays[::-1], axes[::-1], strict=False)):
+        delays, axes = tuple(self.parameter.initial.shape), tuple(waiting.shape[2:])
+        if not broadcasts(delays, axes):
             raise ValueError(
                 f"Delayed has delays of shape {delays} and got input of {axes} neurons, to which they do not broadcast."
             )

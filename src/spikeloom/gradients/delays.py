@@ -29,7 +29,7 @@ class DelayedArrivals:
         assert isinstance(source.module, Delayed)
         self.source, self.events, self.like, self.needed, self.module = source, events, like, needed, source.module
         self.landings: Landings | None = None
-        if type(self.module.connection) is nn.Linear and self.module.few(len(events.flat), events.shape):
+        if type(self.module.connection) is nn.Linear and self.module.one_by_one(len(events.flat), events.shape):
             self.landings = self.module.arrivals(events.flat, events.value, events.shape)
 
     def weights(self, g: Tensor, reach: Tensor) -> list[Tensor | None]:

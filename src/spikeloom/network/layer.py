@@ -197,17 +197,18 @@ class Layer(nn.Module):
         for port, value in given.items():
             self._check_port(port)
             module, before = modules.get(port), state[port] if port in (state or ()) else ()
-            came, call = value, partial(product, module)
+            call, waiting, late = partial(product, module), None, None
             if isinstance(module, Delayed):
                 # What waits is what a rule has to know; what still waits in the end has a history under any rule.
-                value, came, before = wait(module, value, before)
-                call = partial(module.arrive, multiply=product)
+                waiting, value, before = wait(module, value, before)
+                lengths = None if context.lengths is None else _checked(context.lengths, value)
+                call, late = partial(module.arrive, multiply=product), module.left(waiting, lengths)
             with torch.set_grad_enabled(followed):
-                inputs[port], after = apply(module, came, before)
+                inputs[port], after = apply(module, value, before)
                 if isinstance(inputs[port], Events):
                     inputs[port] = densify(inputs[port], module)
-            if isinstance(module, Delayed):
-                after = module.left(value, context.lengths)
+            if late is not None:
+                value, after = waiting, late
             sources[port] = Source(module, value, before, call)
             self._check_shape(inputs[port], next(iter(inputs.values())))
             if not absent(after):
@@ -288,16 +289,7 @@ class Layer(nn.Module):
                 "lengths= does not reach into a connection with memory; run samples of one length together."
             )
         steps, batch = first.shape[:2]
-        lengths = torch.as_tensor(lengths, device=first.device)
-        if (
-            lengths.shape != (batch,)
-            or lengths.dtype not in (torch.int64, torch.int32)
-            or bool(((lengths < 0) | (lengths > steps)).any())
-        ):
-            raise ValueError(
-                f"got lengths {lengths.tolist()}; expected {batch} whole numbers from 0 to {steps}, one a sample."
-            )
-        alive = torch.arange(steps, device=first.device)[:, None] < lengths
+        alive = torch.arange(steps, device=first.device)[:, None] < _checked(lengths, first)
         return alive.reshape(steps, batch, *(1,) * (first.dim() - 2))
 
     def _names(self) -> tuple[str, ...]:
@@ -322,6 +314,21 @@ def _adopt(given: Any, fresh: Any) -> Any:
                 "Pass the state of the same batch, or None to start afresh."
             )
     return type(fresh)(*(o.to(n.dtype) if isinstance(o, Tensor) else o for o, n in zip(given, fresh, strict=True)))
+
+
+def _checked(lengths: Tensor, x: Tensor) -> Tensor:
+    """Lengths of the samples of x [T, B, *N], on its device."""
+    steps, batch = x.shape[:2]
+    lengths = torch.as_tensor(lengths, device=x.device)
+    if (
+        lengths.shape != (batch,)
+        or lengths.dtype not in (torch.int64, torch.int32)
+        or bool(((lengths < 0) | (lengths > steps)).any())
+    ):
+        raise ValueError(
+            f"got lengths {lengths.tolist()}; expected {batch} whole numbers from 0 to {steps}, one a sample."
+        )
+    return lengths
 
 
 def _adopt_dt(connection: nn.Module | Mapping[str, nn.Module] | None, neuron: Neuron) -> None:
