@@ -284,7 +284,8 @@ def anneal_delays(network: nn.Module, done: float, *, until: float = 0.25) -> No
         width = width_0 (dt / 2 / width_0)^min(1, done / until)
 
     from the width that each was built with to half a time step, beyond which a spike hardly spreads. Call it before
-    each epoch or batch. Connections without a width stay as they are.
+    each epoch or batch. Connections without a width stay as they are, and so does a `CapturedStep` that was recorded
+    before.
 
     Args:
         network: any module.
