@@ -76,7 +76,7 @@ ORDER = [
     {"explain", "doctor"},
     {"cli", "__main__"},
 ]
-ROOT = 9
+ROOT = 10
 HEAVY = (
     "lightning",
     "torchmetrics",
