@@ -1,7 +1,9 @@
 """Delays are learned: by the exact gradient, through a Gaussian, and by the difference of neighbouring steps."""
 
+import gc
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
@@ -148,6 +150,30 @@ def test_every_way_to_the_same_gradient(monkeypatch):
         for other in found:
             for a, b in zip(other.values(), expected.values(), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_no_raster_is_kept_for_the_way_back(delayed):
+    def connection(inputs, outputs):
+        return sl.Delayed(linear(inputs, outputs), 4e-3, per="synapse") if delayed else linear(inputs, outputs)
+
+    net = sl.Sequential(
+        sl.Layer(connection(4, 3), sl.CubaLIF(3)), sl.Layer(connection(3, 2), sl.CubaLI(2, learn="tau_mem"))
+    ).double()
+    nn.init.constant_(net[0].connection.weight, 3.0)
+    rasters_seen, sizes = [], []
+    net[0].register_forward_hook(lambda module, args, found: rasters_seen.append(weakref.ref(found[0])))
+    for steps in (100, 400):
+        x = torch.cat([rasters(50), torch.zeros(steps - 50, 3, 4, dtype=torch.float64)])
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            run = sl.run(net, x, gradient=sl.EventProp())
+        gc.collect()
+        sizes.append(sum(kept))
+        assert rasters_seen.pop()() is None, "spikes between layers live on as places"
+        run.output.square().sum().backward()
+        assert net[0].connection.weight.grad.any()
+    assert sizes[0] == sizes[1], "silent steps cost nothing"
 
 
 def test_a_delay_moves_an_exact_spike_by_itself():

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..connections import Delayed
-from ..engine import Engine, Feedback, Loop, LoopState, Source
+from ..engine import Engine, Feedback, Loop, LoopState
 from ..neurons import CubaALIF
 from ..neurons.declarations import coefficient_type
 from ..zero import ZERO
 from .arrivals import Arrivals
 from .costate import AdaptiveCostate, Costate
-from .delays import DelayedArrivals, backwards
+from .delays import DelayedArrivals, backwards, of_recurrence
 from .meaning import check_gradient
 from .parameters import coefficient_gradients
 from .places import Places
@@ -98,6 +98,7 @@ class Node(torch.autograd.Function):
             job.input_shape = presynaptic.shape
             presynaptic = None
         job.events, job.output_shape = presynaptic, passed.output.shape
+        job.source = job.source and dataclasses.replace(job.source, presynaptic=None)
         groups = job.grouped(tensors)
         ctx.save_for_backward(*kept, *(t for name, g in groups.items() if name != "x" for t in g))
         job.end, job.tensors = passed.state, []
@@ -355,13 +356,11 @@ class _Back:
         if len(pi) == 0:
             return
         if self.groups["waiting"]:
-            raster = self.spikes.places.dense(None, pi)
-            came = torch.cat([self.groups["waiting"][0].to(pi), last[None].to(pi), raster[:-1]])
-            assert self.loop.feedback is not None
-            source = Source(self.loop.feedback.module, came)
-            arrivals = DelayedArrivals(source, Places.of(came), came, self.needed["recurrent"])
-            found["recurrent"], times = arrivals.weights(pi, self.reach), arrivals.times(self.reach)
-            found["waiting"], found["last"] = [times[: -len(pi)]], [times[-len(pi)]]
+            fired, waiting = self.spikes.places, self.groups["waiting"][0]
+            gradients = of_recurrence(
+                self.loop.feedback, waiting, last, fired, pi, self.reach, self.needed["recurrent"]
+            )
+            found["recurrent"], found["waiting"], found["last"] = gradients
             return
         if self.needed["last"][0]:
             found["last"] = [torch.where(last != 0, self._to_spikes(self.reach[-1]), torch.zeros_like(last))]

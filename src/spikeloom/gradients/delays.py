@@ -162,3 +162,22 @@ def backwards(module: Delayed, like: Tensor) -> tuple[Feedback, Tensor]:
         return by_axon(came, delays, most, 0.0)[0], came[1:]
 
     return Feedback(nn.Identity(), None, call, "spike"), like.new_zeros(most, *like.shape[1:])
+
+
+def of_recurrence(
+    back: Feedback | None, waiting: Tensor, last: Tensor, fired: Places, pi: Tensor, reach: Tensor, needed: Any
+) -> tuple[list[Tensor | None], list[Tensor], list[Tensor]]:
+    """Gradients of a delayed recurrent connection's parameters, of what was on its way, and of the last output.
+
+    Args:
+        back: the connection.
+        waiting: [K, B, *N], on their way before the call. last: [B, *N], the output before it.
+        fired: the spikes of the call.
+        pi, reach: as `DelayedArrivals` takes them.
+        needed: which of the parameters get a gradient.
+    """
+    assert back is not None
+    came = torch.cat([waiting.to(pi), last[None].to(pi), fired.dense(None, pi)[:-1]])
+    arrivals = DelayedArrivals(Source(back.module, came), Places.of(came), came, needed)
+    times = arrivals.times(reach)
+    return arrivals.weights(pi, reach), [times[: -len(pi)]], [times[-len(pi)]]
