@@ -247,6 +247,8 @@ def test_what_has_no_meaning_is_refused():
     layer = sl.Layer(connection, sl.CubaLIF(3))
     with pytest.raises(ValueError, match=r"width=0.001 s, which spreads each spike; write width=0"):
         sl.run(layer, rasters().float(), gradient=sl.EventProp())
+    with pytest.raises(ValueError, match=r"without memory of their own, and Delayed has one"):
+        sl.run(layer, rasters().float(), gradient=sl.EProp())
     for lengths in ([6, 1], [1, 2, 3]):
         with pytest.raises(ValueError, match="got lengths .*expected 2 whole numbers from 0 to 5"):
             sl.run(layer, torch.rand(5, 2, 4), lengths=torch.tensor(lengths))
