@@ -42,6 +42,7 @@ PUBLIC = [
     *("detach", "diagnostics", "encoding", "initializers", "losses", "non_negative", "parameter_groups", "positive"),
     *("AdEx", "BRF", "CapturedStep", "CobaLIF", "EIF", "Izhikevich", "QIF", "RF", "Rate", "StochasticLIF"),
     *("EProp", "OTTT", "RTRL", "with_feedback"),
+    *("Delayed", "anneal_delays", "round_delays"),
     *("plasticity", "regularizers", "run", "STDP", "time_constant", "unconstrained", "unit_interval"),
 ]
 
@@ -52,6 +53,7 @@ ORDER = [
     {"neurons"},
     {"engine"},
     {"event_storage"},
+    {"connections"},
     {"gradients", "events"},
     {"network"},
     {
@@ -74,7 +76,7 @@ ORDER = [
     {"explain", "doctor"},
     {"cli", "__main__"},
 ]
-ROOT = 9
+ROOT = 10
 HEAVY = (
     "lightning",
     "torchmetrics",

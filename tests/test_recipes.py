@@ -102,6 +102,24 @@ def test_yin_yang_learns_by_exact_gradients(tmp_path):
     assert fitted.task.gradient == sl.EventProp()
 
 
+@pytest.mark.parametrize("delays", ["axon", "synapse"])
+def test_yin_yang_learns_delays(delays):
+    experiment = replace(
+        yin_yang(), hidden=30, delays=delays, wake_hidden=1.0, dt=0.5e-3, output_mean=2.5, output_std=1.0
+    )
+    network = experiment.network()
+    spikes, targets = next(iter(experiment.data().train))
+    found = sl.run(network, spikes, gradient=experiment.gradient(), record=experiment.record)
+    (experiment.loss(found.output, targets) + experiment.activity_cost(found, targets)).backward()
+    for layer, inputs in zip(network, (5, 30), strict=True):
+        raw = layer.connection.parameter.raw
+        assert raw.shape == ((inputs,) if delays == "axon" else (layer.neuron.shape[0], inputs))
+        assert raw.grad.count_nonzero() >= 3
+    silent = replace(experiment, wake_hidden=0.0)
+    assert silent.record == ("1.v",)
+    assert experiment.activity_cost(found, targets) >= silent.activity_cost(found, targets)
+
+
 @pytest.mark.parametrize("readout", ["membrane", "spikes"])
 def test_rate_patterns_are_told_apart(tmp_path, readout):
     from spikeloom.training import fit

@@ -11,6 +11,9 @@ from . import plasticity as plasticity
 from . import plots as plots
 from . import regularizers as regularizers
 from .capture import CapturedStep as CapturedStep
+from .connections import Delayed as Delayed
+from .connections import anneal_delays as anneal_delays
+from .connections import round_delays as round_delays
 from .constraints import between as between
 from .constraints import non_negative as non_negative
 from .constraints import positive as positive

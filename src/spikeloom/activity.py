@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from .connections import Delayed
 from .events import Events
 from .network import Layer
 from .network.context import ACTIVE, Context
@@ -97,6 +98,9 @@ class Hooks:
                 self.arrived[path] = self.operations[path] = 0.0
                 if id(module) not in recurrent:
                     self.handles.append(module.register_forward_hook(self._on_connection(path)))
+            elif isinstance(module, Delayed) and module.per == "synapse":
+                # Such delays go between a product and its sum: the inner module itself is not called.
+                self.handles.append(module.register_forward_hook(self._on_delays(f"{path}.connection".lstrip("."))))
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
                 self.gradients[_strip(name)] = None
@@ -131,6 +135,9 @@ class Hooks:
 
     def _on_connection(self, path: str) -> Any:
         return lambda module, args, output: self._count(path, module, args[0])
+
+    def _on_delays(self, path: str) -> Any:
+        return lambda module, args, output: self._count(path, module.connection, args[0])
 
     def _count(self, path: str, module: Any, x: Tensor, off_diagonal: bool = False) -> None:
         synapses = (module.weight.detach() != 0).double()

@@ -118,9 +118,13 @@ class ParameterValue(nn.Module):
     initial: Tensor
     raw: Tensor
 
-    def __init__(self, initial: Tensor, constraint: Constraint, scale: float, learned: bool, unit: str = ""):
+    def __init__(
+        self, initial: Tensor, constraint: Constraint, scale: float, learned: bool, unit: str = "", group: str = ""
+    ):
         super().__init__()
         self.constraint, self.scale, self.unit = constraint, scale, unit
+        # Of `parameter_groups`: those of time constants in seconds, or of the rest, where it is not named.
+        self.group = group or ("time_constants" if unit == "s" else "neuron_parameters")
         self._known: tuple[float, Snapshot, Tensor] | None = None
         self._captured: list[Tensor] = []
         self.register_buffer("initial", initial.double())
@@ -195,9 +199,13 @@ class ParameterValue(nn.Module):
 
 
 def parameter_groups(
-    network: nn.Module, lr: float = 1e-3, time_constant_lr: float | None = None, weight_decay: float = 0.0
+    network: nn.Module,
+    lr: float = 1e-3,
+    time_constant_lr: float | None = None,
+    weight_decay: float = 0.0,
+    delay_lr: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimiser: weights, other neuron parameters, and time constants with a rate of their own.
+    """Groups for a torch optimiser: weights, neuron parameters, and time constants and delays with their own rates.
 
     Weight decay goes to the connections' parameters only: a neuron's raw tensor is zero at its initial value, and
     pulling it back there is no regularisation.
@@ -207,10 +215,12 @@ def parameter_groups(
         lr: learning rate of weights, thresholds and other parameters.
         time_constant_lr: learning rate of parameters in seconds (default: `lr`). A raw step of 0.01 moves a time
             constant by about 1 %.
-        weight_decay: of the connections' parameters.
+        weight_decay: of the connections' weights and biases.
+        delay_lr: learning rate of delays (default: that of time constants). A raw step of 0.01 moves a delay by 1/400
+            of its maximum.
 
     Returns:
-        Groups named "weights", "neuron_parameters" and "time_constants"; an empty one is left out.
+        Groups named "weights", "neuron_parameters", "time_constants" and "delays"; an empty one is left out.
 
     >>> import torch, spikeloom as sl
     >>> net = sl.Sequential(sl.Layer(torch.nn.Linear(4, 3), sl.LIF(3, learn=("tau_mem", "v_th"))))
@@ -219,17 +229,14 @@ def parameter_groups(
     [('weights', 0.001, 0.0001), ('neuron_parameters', 0.001, 0.0), ('time_constants', 0.01, 0.0)]
     """
     held = {id(m.raw): m for m in network.modules() if isinstance(m, ParameterValue) and m.learned}
+    slow = lr if time_constant_lr is None else time_constant_lr
     groups: dict[str, dict[str, Any]] = {
         "weights": {"lr": lr, "weight_decay": weight_decay},
         "neuron_parameters": {"lr": lr, "weight_decay": 0.0},
-        "time_constants": {"lr": lr if time_constant_lr is None else time_constant_lr, "weight_decay": 0.0},
+        "time_constants": {"lr": slow, "weight_decay": 0.0},
+        "delays": {"lr": slow if delay_lr is None else delay_lr, "weight_decay": 0.0},
     }
     members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
     for parameter in network.parameters():
-        if id(parameter) not in held:
-            members["weights"].append(parameter)
-        elif held[id(parameter)].unit == "s":
-            members["time_constants"].append(parameter)
-        else:
-            members["neuron_parameters"].append(parameter)
+        members[held[id(parameter)].group if id(parameter) in held else "weights"].append(parameter)
     return [{"params": members[name], "name": name, **options} for name, options in groups.items() if members[name]]

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..connections import Delayed
 from ..network import Layer, Sequential
 from ..neurons import CubaALIF, CubaLI, CubaLIF
 from .synapses import Network
@@ -14,10 +15,11 @@ def from_layers(network: Sequential | Layer) -> Network:
     """The exact network of a layer, or of layers one after the other.
 
     The layers' neurons follow each other; each layer's spikes reach the next one (and its own recurrent connection) at
-    once. The limit of the layers' steps as dt goes to 0.
+    once, or after the delays of a `Delayed` connection. The limit of the layers' steps as dt goes to 0.
 
     Args:
-        network: a layer or a `Sequential` of layers with `nn.Linear` connections and `CubaLI`, `CubaLIF` or `CubaALIF`.
+        network: a layer or a `Sequential` of layers with `nn.Linear` connections, delayed or not, and `CubaLI`,
+            `CubaLIF` or `CubaALIF`.
 
     Returns:
         A `Network`, whose tensors depend on the layers' parameters.
@@ -33,18 +35,20 @@ def from_layers(network: Sequential | Layer) -> Network:
     layers: list[Any] = [network] if isinstance(network, Layer) else list(network)
     for layer in layers:
         _check(layer)
-    sizes = [layer.connection.out_features for layer in layers]
-    total, first = sum(sizes), layers[0].connection
+    sizes = [len(layer.connection.weight) for layer in layers]
+    total, first = sum(sizes), layers[0].connection.weight.double()
     rows: list[list[Tensor]] = []
+    late: list[list[Tensor]] = []
     for k, layer in enumerate(layers):
-        blocks = [torch.zeros(sizes[k], size, dtype=torch.float64) for size in sizes]
+        blocks, delays = ([torch.zeros(sizes[k], size, dtype=torch.float64) for size in sizes] for _ in range(2))
         if k:
-            blocks[k - 1] = layer.connection.weight.double()
+            blocks[k - 1], delays[k - 1] = layer.connection.weight.double(), _delays(layer.connection)
         if layer.recurrent is not None:
-            own = layer.recurrent.weight.double()
+            own, delays[k] = layer.recurrent.weight.double(), _delays(layer.recurrent)
             blocks[k] = own if layer.self_connections else own * (1 - torch.eye(sizes[k], dtype=torch.float64))
         rows.append(blocks)
-    weight = torch.cat([first.weight.double(), torch.zeros(total - sizes[0], first.in_features, dtype=torch.float64)])
+        late.append(delays)
+    rest = torch.zeros(total - sizes[0], first.shape[1], dtype=torch.float64)
     names = ("tau_mem", "tau_syn", "v_th", "v_reset", "bias", "tau_adapt", "increment", "v_init", "i_init")
     numbers = {
         name: torch.cat([_number(layer.neuron, name, sizes[k]) for k, layer in enumerate(layers)]) for name in names
@@ -54,9 +58,23 @@ def from_layers(network: Sequential | Layer) -> Network:
     if len(resets) > 1:
         raise ValueError("exact.from_layers got layers that reset in different ways; expected one.")
     reset: Any = next(iter(resets), "zero")
+    modules = [module for layer in layers for module in (layer.connection, layer.recurrent)]
+    if any(isinstance(module, Delayed) for module in modules):
+        numbers["delay"] = torch.cat([_delays(layers[0].connection), rest])
+        numbers["recurrent_delay"] = torch.cat([torch.cat(row, 1) for row in late])
     return Network(
-        weight, torch.cat([torch.cat(row, 1) for row in rows]), refractory=torch.cat(held), reset=reset, **numbers
+        torch.cat([first, rest]),
+        torch.cat([torch.cat(row, 1) for row in rows]),
+        refractory=torch.cat(held),
+        reset=reset,
+        **numbers,
     )
+
+
+def _delays(connection: Any) -> Tensor:
+    """Of each synapse, in s."""
+    shape = connection.weight.shape
+    return connection.delay.expand(shape) if isinstance(connection, Delayed) else torch.zeros(shape).double()
 
 
 def _check(layer: Any) -> None:
@@ -64,6 +82,7 @@ def _check(layer: Any) -> None:
         what = type(layer.neuron).__name__ if isinstance(layer, Layer) else type(layer).__name__
         raise ValueError(f"exact.from_layers got {what}; expected layers of CubaLI, CubaLIF or CubaALIF.")
     for module in (layer.connection, layer.recurrent):
+        module = module.connection if isinstance(module, Delayed) else module
         if not ((type(module) is nn.Linear and module.bias is None) or (module is None and module is layer.recurrent)):
             raise ValueError(
                 f"exact.from_layers got {type(module).__name__} as a connection; expected nn.Linear(..., bias=False)."

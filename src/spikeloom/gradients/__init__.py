@@ -4,6 +4,7 @@ What a rule is to a layer: an object that is called as `rule(loop, state, engine
 
 - `loop` holds all of the pass: neuron, coefficients, the input of each port [T, B, *N], the recurrent connection
   (`Feedback`), and for each port its `Source`: the connection, what went into it, and `call`, which applies it.
+  What waits in a `Delayed` connection is part of what went in: [K + T, B, *N], the K steps before the call first.
 - `engine(loop, state, start, stop, edge)` runs steps of a loop, any loop: a rule may hand it one of its own, so that
   what it computes step by step (a costate going back, a trace going forward) runs on the engine that was chosen.
 - `owns_connection`: False where the layer applies its connection under autograd and the rule sees the product only;

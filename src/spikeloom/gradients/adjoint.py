@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..connections import Delayed
 from ..engine import Engine, Feedback, Loop, LoopState
 from ..neurons import CubaALIF
 from ..neurons.declarations import coefficient_type
 from ..zero import ZERO
 from .arrivals import Arrivals
 from .costate import AdaptiveCostate, Costate
+from .delays import DelayedArrivals, backwards, of_recurrence
 from .meaning import check_gradient
 from .parameters import coefficient_gradients
 from .places import Places
@@ -47,6 +49,7 @@ class Job:
             "coefficients": [getattr(loop.coefficients, n) for n in self.known],
             "states": [getattr(state.neuron, n) for n in self.states],
             "last": [] if back is None else [state.feedback],
+            "waiting": [] if back is None or not isinstance(back.module, Delayed) else [state.recurrent],
             "recurrent": [] if back is None else _recurrent_tensors(back),
         }
         self.sizes = {name: len(group) for name, group in groups.items()}
@@ -95,6 +98,7 @@ class Node(torch.autograd.Function):
             job.input_shape = presynaptic.shape
             presynaptic = None
         job.events, job.output_shape = presynaptic, passed.output.shape
+        job.source = job.source and dataclasses.replace(job.source, presynaptic=None)
         groups = job.grouped(tensors)
         ctx.save_for_backward(*kept, *(t for name, g in groups.items() if name != "x" for t in g))
         job.end, job.tensors = passed.state, []
@@ -243,7 +247,8 @@ class _Back:
         numbers = {n: x.detach() for n, x in numbers.items()}
         names = ("pv", "pi", "pa") if job.adaptive else ("pv", "pi")
         none = torch.zeros(loop.shape, dtype=self.dtype, device=self.device)
-        begin = LoopState(costate.state_type(**dict.fromkeys(names, none)), none if loop.feedback else ())
+        back, waiting = (None, ()) if loop.feedback is None else self._transposed(loop.feedback)
+        begin = LoopState(costate.state_type(**dict.fromkeys(names, none)), none if back else (), waiting)
         reverse = Loop(
             neuron=costate,
             coefficients=coefficient_type(tuple(numbers))(**numbers),
@@ -253,7 +258,7 @@ class _Back:
             steps=loop.steps,
             dtype=self.dtype,
             output_dtype=self.dtype,
-            feedback=None if loop.feedback is None else self._transposed(loop.feedback),
+            feedback=back,
             record=names if self._learns("coefficients") else ("pi",),
         )
         passed = job.engine(reverse, begin, 0, loop.steps, "flow")
@@ -289,20 +294,22 @@ class _Back:
         part = rule.spike_count_strength / (max(1, self.shape[1]) * v_th)
         return part * (count - rule.spike_count) / rule.spike_count
 
-    def _transposed(self, back: Feedback) -> Feedback:
-        """The recurrent connection from a neuron's arrivals to the spikes that made them."""
+    def _transposed(self, back: Feedback) -> tuple[Feedback, Any]:
+        """The recurrent connection from a neuron's arrivals to the spikes that made them, and its state."""
+        if isinstance(back.module, Delayed):
+            return backwards(back.module, self.zeros()[:1])
         if back.weight is not None:
             matrix = self.groups["recurrent"][0].detach().to(self.dtype).t().contiguous()
             module = nn.utils.skip_init(
                 nn.Linear, *matrix.shape[::-1], bias=False, dtype=self.dtype, device=self.device
             )
             module.weight = nn.Parameter(matrix, requires_grad=False)
-            return Feedback(module, matrix, lambda q, memory: (F.linear(q, matrix), memory), "spike")
+            return Feedback(module, matrix, lambda q, memory: (F.linear(q, matrix), memory), "spike"), ()
 
         def call(q: Tensor, memory: Any) -> tuple[Tensor, Any]:
             return self._to_spikes(q), memory
 
-        return Feedback(nn.Identity(), None, call, "spike")
+        return Feedback(nn.Identity(), None, call, "spike"), ()
 
     def _to_spikes(self, q: Tensor) -> Tensor:
         """What arrivals q [B, *N] are worth to the spikes of the step before."""
@@ -336,9 +343,10 @@ class _Back:
         for_x, for_weights = self.needed["x"][0], self._learns("connection")
         if source is None or not (for_x or for_weights):
             return
-        arrivals = Arrivals(source, job.events if inputs is None else inputs, job.like, self.needed["connection"])
+        given = (source, job.events if inputs is None else inputs, job.like, self.needed["connection"])
+        arrivals = DelayedArrivals(*given) if isinstance(source.module, Delayed) else Arrivals(*given)
         if for_weights:
-            found["connection"] = arrivals.weights(self.costates["pi"])
+            found["connection"] = arrivals.weights(self.costates["pi"], self.reach)
         if for_x:
             found["x"] = [arrivals.times(self.reach)]
 
@@ -346,6 +354,13 @@ class _Back:
         assert self.spikes is not None
         last, pi = self.groups["last"][0], self.costates["pi"]
         if len(pi) == 0:
+            return
+        if self.groups["waiting"]:
+            fired, waiting = self.spikes.places, self.groups["waiting"][0]
+            gradients = of_recurrence(
+                self.loop.feedback, waiting, last, fired, pi, self.reach, self.needed["recurrent"]
+            )
+            found["recurrent"], found["waiting"], found["last"] = gradients
             return
         if self.needed["last"][0]:
             found["last"] = [torch.where(last != 0, self._to_spikes(self.reach[-1]), torch.zeros_like(last))]

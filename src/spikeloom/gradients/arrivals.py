@@ -28,11 +28,12 @@ class Arrivals:
         module = source.module
         self.matrix = module if type(module) is nn.Linear and not any(getattr(module, h) for h in HOOKS) else None
 
-    def weights(self, g: Tensor) -> list[Tensor | None]:
+    def weights(self, g: Tensor, reach: Tensor) -> list[Tensor | None]:
         """Gradients of the connection's parameters, None where none is needed.
 
         Args:
             g: p_I at the start of each step, with time reversed.
+            reach: lambda_V - lambda_I, likewise, for parameters that move arrivals; here there are none.
         """
         if self.matrix is not None:
             weight, row, channel, value = self.matrix.weight, *self._listed()

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..connections import Delayed
 from ..engine import Engine, Loop, LoopState, Pass
 from .adjoint import Job, Node
 from .meaning import check
@@ -20,10 +21,11 @@ class EventProp:
         at a spike   lambda_V- = (dL/dt_k + l_V- - l_V+ + tau_mem V'+ lambda_V+) / (tau_mem V'-)
         dL/dt_k = dl_p/dt_k + sum_m w_m (lambda_V - lambda_I)_m(t_k),     dL/dw = -tau_syn sum_k lambda_I(t_k)
 
-    Gradients reach weights (dense, convolutional, recurrent), tau_mem, tau_syn, v_th, v_reset, bias, tau_adapt,
-    increment, v_init and i_init, and the times of input spikes. The forward pass is any engine's; the backward pass is
-    the adjoint's loop on the same engine. Between them stay the places of the spikes and two or three numbers for
-    each; for the neurons' own parameters the membranes are computed again.
+    Gradients reach weights (dense, convolutional, recurrent), delays (`Delayed`: dL/dd = w sum_k (lambda_V - lambda_I),
+    all at the arrivals), tau_mem, tau_syn, v_th, v_reset, bias, tau_adapt, increment, v_init and i_init, and the times
+    of input spikes. The forward pass is any engine's; the backward pass is the adjoint's loop on the same engine.
+    Between them stay the places of the spikes and two or three numbers for each; for the neurons' own parameters the
+    membranes are computed again.
 
     On a raster of spikes the gradient is dL/dt_k at spikes, in 1/s, and 0 elsewhere: for a loss on spike times write
     `first_spike_time(..., gradient="event")`. Losses on the output of `CubaLI`, or on the recorded "v", "i" or "a" of
@@ -89,11 +91,13 @@ class EventProp:
         if loop.neuron.refractory:
             finals = {name: value.detach() for name, value in finals.items()}
         end = job.end
-        feedback: Any = end.feedback
+        feedback, recurrent = end.feedback, end.recurrent
         if loop.feedback is not None and loop.alive is None and loop.steps:
             feedback = output[-1]
+            if isinstance(loop.feedback.module, Delayed):
+                recurrent = torch.cat([state.recurrent, state.feedback[None], output[:-1]])[loop.steps :]
         wanted = {n: output if n in ("spikes", "output") else records.get(n, job.plain.get(n)) for n in loop.record}
         # The node outlives this call, and is to keep no raster.
         job.plain, job.end = {}, None
-        final = LoopState(end.neuron._replace(**finals), feedback, end.recurrent, end.rule)
+        final = LoopState(end.neuron._replace(**finals), feedback, recurrent, end.rule)
         return Pass(output, final, wanted, job.counts)  # type: ignore[arg-type]

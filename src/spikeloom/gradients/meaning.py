@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..connections import Delayed
 from ..engine import Loop
 from ..neurons import CubaALIF, CubaLI, CubaLIF
 
@@ -53,6 +54,13 @@ def check(loop: Loop) -> None:
 
 
 def check_connection(module: nn.Module) -> None:
+    if isinstance(module, Delayed):
+        if module.width:
+            raise ValueError(
+                f"EventProp has the exact gradient of delays, but this Delayed has width={module.width:g} s, which "
+                "spreads each spike; write width=0."
+            )
+        return check_connection(module.connection)
     inner = module if isinstance(module, nn.Sequential) else [module]
     for part in inner:
         if isinstance(part, nn.Sequential):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..connections import Delayed
 from ..engine import Feedback, Loop, LoopState, Source, check_step, choose
 from ..engine.noise import streams
 from ..events import Events
@@ -16,7 +17,7 @@ from ..neurons.declarations import broadcasts
 from ..surrogates import Smooth, SpikeFunction, SuperSpike, Surrogate
 from .context import ACTIVE, Context
 from .eagerly import eagerly
-from .modules import absent, apply, densify, has_memory, product
+from .modules import absent, apply, densify, has_memory, product, wait
 
 
 class LayerState(NamedTuple):
@@ -92,6 +93,8 @@ class Layer(nn.Module):
             raise TypeError(
                 f"Layer got {_name(surrogate)} as surrogate; expected one such as sl.SuperSpike(width=0.1)."
             )
+        _adopt_dt(connection, neuron)
+        _adopt_dt(recurrent, neuron)
         self.connection = nn.ModuleDict(dict(connection)) if isinstance(connection, Mapping) else connection
         self.neuron, self.recurrent = neuron, recurrent
         self.port, self.recurrent_port = port or neuron.default_port, recurrent_port or neuron.default_port
@@ -113,8 +116,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Any, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         context, path, state = self._enter(state)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not context.gradient.owns_connection):
-            sources, inputs, connection_state = self._connect(x, state.connection if state is not None else ())
+        before = state.connection if state is not None else ()
+        sources, inputs, connection_state = self._connect(x, before, context)
         return self._run(context, path, state, sources, inputs, connection_state)
 
     # The two ends of a call are Python's business: torch.compile compiles the connection between them.
@@ -150,7 +153,7 @@ class Layer(nn.Module):
             keys = streams(context.noise_seed(first.device), path, shape[0], first.device)
             fresh = fresh._replace(stream=keys.reshape(fresh.stream.shape))
         neuron_state = fresh if state is None else _adopt(state.neuron, fresh)
-        alive = self._alive(context.lengths, first, connection_state)
+        alive = self._alive(context.lengths, first)
         feedback, begin = self._feedback(state, neuron_state, shape, output_dtype, first.device)
         wanted = context.wanted(path, self._names())
         loop = Loop(
@@ -175,13 +178,16 @@ class Layer(nn.Module):
             context.counts[path] = counts
         if "presynaptic" in wanted:
             source = next(iter(sources.values()))
-            records = {**records, "presynaptic": densify(source.presynaptic, source.module)}
+            # Of what waits for its delay, that which set out in this call.
+            came = densify(source.presynaptic, source.module)
+            records = {**records, "presynaptic": came if len(came) == steps else came[len(came) - steps :]}
         context.keep(path, records)
         return output, final
 
-    def _connect(self, x: Any, state: Any) -> tuple[dict[str, Source], dict[str, Tensor], Any]:
+    def _connect(self, x: Any, state: Any, context: Context) -> tuple[dict[str, Source], dict[str, Tensor], Any]:
         """Input of each port [T, B, *N], where it came from, and the connections' states."""
-        modules = self._modules_by_port()
+        modules, learning = self._modules_by_port(), torch.is_grad_enabled()
+        followed = learning and not context.gradient.owns_connection
         given = x if isinstance(x, Mapping) else dict.fromkeys(modules, x)
         if not given:
             raise ValueError("Layer got an empty dictionary of inputs; expected {port: tensor}.")
@@ -191,10 +197,19 @@ class Layer(nn.Module):
         for port, value in given.items():
             self._check_port(port)
             module, before = modules.get(port), state[port] if port in (state or ()) else ()
-            inputs[port], after = apply(module, value, before)
-            if isinstance(inputs[port], Events):
-                inputs[port] = densify(inputs[port], module)
-            sources[port] = Source(module, value, before, partial(product, module))
+            call, waiting, late = partial(product, module), None, None
+            if isinstance(module, Delayed):
+                # What waits is what a rule has to know; what still waits in the end has a history under any rule.
+                waiting, value, before = wait(module, value, before)
+                lengths = None if context.lengths is None else _checked(context.lengths, value)
+                call, late = partial(module.arrive, multiply=product), module.left(waiting, lengths)
+            with torch.set_grad_enabled(followed):
+                inputs[port], after = apply(module, value, before)
+                if isinstance(inputs[port], Events):
+                    inputs[port] = densify(inputs[port], module)
+            if late is not None:
+                value, after = waiting, late
+            sources[port] = Source(module, value, before, call)
             self._check_shape(inputs[port], next(iter(inputs.values())))
             if not absent(after):
                 states[port] = after
@@ -242,7 +257,7 @@ class Layer(nn.Module):
             raise ValueError(f"got a state without the last output of shape {shape}; pass the state of this layer.")
         last = last.to(dtype)
         memory = state.recurrent if state is not None else ()
-        if has_memory(module) and state is None:
+        if has_memory(module) and absent(memory):
             memory = module.initial_state(last[None])  # type: ignore[operator]
         weight = None
         if not self.self_connections:
@@ -265,24 +280,16 @@ class Layer(nn.Module):
         plain = module.weight if weight is None and type(module) is nn.Linear else weight
         return Feedback(module, plain, call, self.recurrent_port), LoopState(neuron, last, memory, rule)
 
-    def _alive(self, lengths: Tensor | None, first: Tensor, connection_state: Any) -> Tensor | None:
+    def _alive(self, lengths: Tensor | None, first: Tensor) -> Tensor | None:
         if lengths is None:
             return None
-        if not absent(connection_state) or (self.recurrent is not None and has_memory(self.recurrent)):
+        others = (m for m in self._modules_by_port().values() if not isinstance(m, Delayed))
+        if any(m is not None and has_memory(m) for m in (*others, self.recurrent)):
             raise ValueError(
                 "lengths= does not reach into a connection with memory; run samples of one length together."
             )
         steps, batch = first.shape[:2]
-        lengths = torch.as_tensor(lengths, device=first.device)
-        if (
-            lengths.shape != (batch,)
-            or lengths.dtype not in (torch.int64, torch.int32)
-            or bool(((lengths < 0) | (lengths > steps)).any())
-        ):
-            raise ValueError(
-                f"got lengths {lengths.tolist()}; expected {batch} whole numbers from 0 to {steps}, one a sample."
-            )
-        alive = torch.arange(steps, device=first.device)[:, None] < lengths
+        alive = torch.arange(steps, device=first.device)[:, None] < _checked(lengths, first)
         return alive.reshape(steps, batch, *(1,) * (first.dim() - 2))
 
     def _names(self) -> tuple[str, ...]:
@@ -307,6 +314,39 @@ def _adopt(given: Any, fresh: Any) -> Any:
                 "Pass the state of the same batch, or None to start afresh."
             )
     return type(fresh)(*(o.to(n.dtype) if isinstance(o, Tensor) else o for o, n in zip(given, fresh, strict=True)))
+
+
+def _checked(lengths: Tensor, x: Tensor) -> Tensor:
+    """Lengths of the samples of x [T, B, *N], on its device."""
+    steps, batch = x.shape[:2]
+    lengths = torch.as_tensor(lengths, device=x.device)
+    if (
+        lengths.shape != (batch,)
+        or lengths.dtype not in (torch.int64, torch.int32)
+        or bool(((lengths < 0) | (lengths > steps)).any())
+    ):
+        raise ValueError(
+            f"got lengths {lengths.tolist()}; expected {batch} whole numbers from 0 to {steps}, one a sample."
+        )
+    return lengths
+
+
+def _adopt_dt(connection: nn.Module | Mapping[str, nn.Module] | None, neuron: Neuron) -> None:
+    """Let delays stand in the neuron's time steps."""
+    modules = connection.values() if isinstance(connection, Mapping) else (connection,)
+    for module in modules:
+        for inner in module.modules() if module is not None else ():
+            if not isinstance(inner, Delayed):
+                continue
+            if inner is not module:
+                raise ValueError(
+                    "Layer got a Delayed inside another module; it stands outermost, as it has a state: write "
+                    "sl.Delayed(nn.Sequential(...), maximum, shape=...)."
+                )
+            if neuron.dt_given:
+                inner.set_dt(neuron.dt)
+            elif inner.dt_given:
+                neuron.set_dt(inner.dt)
 
 
 def _name(value: Any) -> str:

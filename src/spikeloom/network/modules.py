@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..connections import Delayed
 from ..events import Events
+from .context import ACTIVE
 from .sparse import by_events, drop
 
 
@@ -29,6 +31,10 @@ def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
     x = densify(x, module)
     if module is None:
         return x, ()
+    if isinstance(module, Delayed):
+        context = ACTIVE.get()
+        lengths = None if context is None else context.lengths
+        return module(x, module.initial_state(x) if absent(state) else state, lengths=lengths, multiply=product)
     if has_memory(module):
         return module(x, module.initial_state(x) if absent(state) else state)  # type: ignore[operator]
     if getattr(module, "over_time", False):
@@ -46,6 +52,15 @@ def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
 def product(module: nn.Module | None, x: Any) -> Tensor:
     """A module without memory on [T, B, ...], as a tensor."""
     return densify(apply(module, x)[0], module)
+
+
+def wait(module: Delayed, x: Any, state: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What waits for its delay [K + T, B, ...], of which there is what came, and the state before."""
+    if isinstance(x, Events):
+        by_events(module, x)  # tells the run that they become dense
+    x = densify(x, module)
+    state = module.initial_state(x) if absent(state) else state
+    return module.join(x, state), x, state
 
 
 def densify(x: Any, module: nn.Module | None) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, overload
 
 from torch import Tensor, nn
 
+from ..connections import Delayed
 from ..neurons import Neuron
 from ..neurons.declarations import check_dt
 from ..neurons.neuron import DEFAULT_DT
@@ -128,12 +129,12 @@ def network_dt(network: nn.Module) -> float:
 
 
 def set_dt(network: nn.Module, dt: float | None) -> None:
-    """Give every neuron of a network this time step (s), or with None the one that some of them were given."""
-    inside = neurons(network)
+    """Give every neuron and delay of a network this time step (s), or with None the one that some were given."""
+    inside = [m for m in network.modules() if isinstance(m, Neuron | Delayed)]
     if dt is None:
         given = [n.dt for n in inside if n.dt_given]
         if not given:
             return
         dt = given[0]
-    for neuron in inside:
-        neuron.set_dt(check_dt(dt))
+    for module in inside:
+        module.set_dt(check_dt(dt))

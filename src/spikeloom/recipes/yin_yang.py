@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom import datasets, decoding, losses, regularizers
+from spikeloom.connections import Delayed
+from spikeloom.distributions import Uniform
 from spikeloom.events import Events
 from spikeloom.gradients import BPTT, EventProp
 from spikeloom.network import Layer, Run, Sequential
@@ -29,6 +31,12 @@ class YinYang(Experiment):
     Arguments:
         rule: "eventprop" for exact gradients, "bptt" for surrogate ones.
         hidden: number of hidden neurons.
+        delays: learn a delay for each "axon" or "synapse" of both layers, at `time_constant_lr`, or "none". They begin
+            between 0 and 1 ms.
+        longest: the longest delay in seconds.
+        input_std: standard deviation of the first layer's weights before training, around 1.5.
+        output_mean: mean of the second layer's weights before training (default: the source's, 0.93 for 200 neurons).
+        output_std: their standard deviation (default: the source's, 0.1 for 200 neurons).
         dt: time step in seconds.
         duration: of a trial in seconds.
         window: in which inputs spike, in seconds.
@@ -37,11 +45,12 @@ class YinYang(Experiment):
         tau1: scale of that term in seconds.
         wake: strength of the cost of the right output's silence, by its membrane (`regularizers.silence`); where the
             right output is silent the loss itself has no gradient. The source raises all weights instead.
+        wake_hidden: strength of the cost of a hidden neuron's silence, for those that are silent in over 30 % of a
+            batch. 0 is as the source has it; small networks, which need all of their neurons, lose some without it.
     """
 
     name: ClassVar[str] = "yin-yang"
-    record: ClassVar[tuple[str, ...]] = ("1.v",)
-    positive: ClassVar[tuple[str, ...]] = ("hidden", "dt", "duration", "window", "tau0", "tau1")
+    positive: ClassVar[tuple[str, ...]] = ("hidden", "longest", "input_std", "dt", "duration", "window", "tau0", "tau1")
 
     epochs: int = 100
     batch_size: int = 32
@@ -51,6 +60,11 @@ class YinYang(Experiment):
 
     rule: Literal["eventprop", "bptt"] = "eventprop"
     hidden: int = 200
+    delays: Literal["none", "axon", "synapse"] = "none"
+    longest: float = 20e-3
+    input_std: float = 0.78
+    output_mean: float | None = None
+    output_std: float | None = None
     dt: float = 0.1e-3
     duration: float = 40e-3
     window: float = 30e-3
@@ -58,6 +72,7 @@ class YinYang(Experiment):
     alpha: float = 3e-3
     tau1: float = 6.4e-3
     wake: float = 10.0
+    wake_hidden: float = 0.0
 
     def check(self) -> None:
         super().check()
@@ -67,16 +82,29 @@ class YinYang(Experiment):
                 "expected dt <= window <= duration."
             )
 
+    @property
+    def record(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What costs are computed from."""
+        return ("1.v", "0.v", "0.spikes") if self.wake_hidden else ("1.v",)
+
     def gradient(self) -> EventProp | BPTT:
         return EventProp() if self.rule == "eventprop" else BPTT()
 
     def network(self) -> nn.Module:
         first, second = nn.Linear(5, self.hidden, bias=False), nn.Linear(self.hidden, 3, bias=False)
-        nn.init.normal_(first.weight, 1.5, 0.78)
-        # The source's 0.93 and 0.1 are for 200 neurons.
-        nn.init.normal_(second.weight, 0.93 * 200 / self.hidden, 0.1 * (200 / self.hidden) ** 0.5)
+        nn.init.normal_(first.weight, 1.5, self.input_std)
+        share = 200 / self.hidden
+        mean = 0.93 * share if self.output_mean is None else self.output_mean
+        nn.init.normal_(second.weight, mean, 0.1 * share**0.5 if self.output_std is None else self.output_std)
         neurons = [CubaLIF(n, tau_mem=20e-3, tau_syn=5e-3, reset="zero") for n in (self.hidden, 3)]
-        return Sequential(Layer(first, neurons[0]), Layer(second, neurons[1]), dt=self.dt)
+        layers = [Layer(self._delayed(m), neuron) for m, neuron in zip((first, second), neurons, strict=True)]
+        return Sequential(*layers, dt=self.dt)
+
+    def _delayed(self, connection: nn.Linear) -> nn.Module:
+        if self.delays == "none":
+            return connection
+        # Where spikes come at all times, few neurons fire together, and little is learned.
+        return Delayed(connection, self.longest, per=self.delays, initial=Uniform(1e-6, min(1e-3, self.longest / 2)))
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
         return Splits(
@@ -115,7 +143,14 @@ class YinYang(Experiment):
     def activity_cost(self, run: Run, target: Tensor) -> Tensor:
         right = target.reshape(1, -1, 1).expand(len(run.output), -1, 1)
         membrane, spikes = (x.gather(2, right) for x in (run.records["1.v"], run.output))
-        return regularizers.silence(membrane, spikes, v_th=1.0, strength=self.wake)
+        cost = regularizers.silence(membrane, spikes, v_th=1.0, strength=self.wake)
+        if not self.wake_hidden:
+            return cost
+        membrane, spikes = run.records["0.v"], run.records["0.spikes"]
+        seldom = (spikes.detach().sum(0) == 0).float().mean(0) > 0.3
+        # A sum over neurons, in place of a choice of them, needs no word from the device.
+        each = torch.where(seldom, membrane, 1.0)
+        return cost + regularizers.silence(each, spikes, v_th=1.0, strength=self.wake_hidden)
 
 
 def yin_yang() -> YinYang:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import nn
 
+from spikeloom.connections import anneal_delays
 from spikeloom.datasets import Images
 from spikeloom.datasets.batches import BatchLoader
 from spikeloom.network import Run
@@ -59,7 +60,7 @@ class Experiment(ABC):
         epochs: passes over the training data.
         batch_size: samples in a batch.
         lr: learning rate of the weights, at its highest.
-        time_constant_lr: learning rate of the neurons' own parameters; as `lr` if None.
+        time_constant_lr: learning rate of time constants and delays; as `lr` if None.
         weight_decay: weight decay, for weights only.
         optimiser: which of torch's optimisers.
         schedule: how the learning rate falls, batch by batch: not at all, as half a cosine wave, in a line to zero,
@@ -103,6 +104,11 @@ class Experiment(ABC):
     def gradient(self) -> Any:
         """The gradient rule, as `spikeloom.run` takes it; None for its default."""
         return None
+
+    def anneal(self, network: nn.Module, done: float) -> None:
+        """Called before each training batch with the part of the training that is done, 0 to 1: make the delays'
+        Gaussians narrower, where there are any."""
+        anneal_delays(network, done)
 
     def activity_cost(self, run: Run, target: torch.Tensor) -> torch.Tensor:
         """What a training batch costs beside its loss, from its run with the names in `record`."""

@@ -149,6 +149,7 @@ def make_task(experiment: Experiment, splits: Splits) -> Task:
         gradient=experiment.gradient(),
         record=experiment.record,
         activity_cost=experiment.activity_cost if experiment.record else None,
+        anneal=experiment.anneal,
     )
 
 

@@ -49,13 +49,15 @@ class Task(lightning.LightningModule):
         penalty: function of the network that gives a scalar, a cost on its parameters, or None. Training adds it to
             the loss, and logs it as ``train_penalty``; ``train_loss`` is the loss alone.
         lr: learning rate of the weights, at its highest.
-        time_constant_lr: learning rate of the neurons' own parameters; as `lr` if None.
+        time_constant_lr: learning rate of time constants and delays; as `lr` if None.
         weight_decay: weight decay, for weights only.
         optimiser: "adam", "adamw", "adamax" or "sgd".
         schedule: "constant", "cosine", "linear" or "exponential" (to 0.6 %); the rate changes after each batch.
         record: names that the network is to record in training, as `spikeloom.run` takes them, for `activity_cost`.
         activity_cost: function of (a training batch's `Run`, targets) that gives a scalar, added to the loss. The loss
             that is logged is without it.
+        anneal: function of (network, part of the training that is done, 0 to 1) that is called before each training
+            batch, such as `anneal_delays`, or None.
         gradient: gradient rule, such as `EventProp()`; None for the network's default.
 
     Raises:
@@ -83,6 +85,7 @@ class Task(lightning.LightningModule):
         gradient: Any = None,
         record: tuple[str, ...] = (),
         activity_cost: Callable[[Run, Tensor], Tensor] | None = None,
+        anneal: Callable[[nn.Module, float], None] | None = None,
     ) -> None:
         super().__init__()
         for kind, value, table in (("optimiser", optimiser, OPTIMISERS), ("schedule", schedule, SCHEDULES)):
@@ -97,7 +100,7 @@ class Task(lightning.LightningModule):
         self.penalty = penalty
         self.lr, self.time_constant_lr, self.weight_decay = lr, time_constant_lr, weight_decay
         self.optimiser, self.schedule, self.gradient = optimiser, schedule, gradient
-        self.record, self.activity_cost = record, activity_cost
+        self.record, self.activity_cost, self.anneal = record, activity_cost, anneal
         self.metrics = nn.ModuleDict()
         if classes is not None:
             for part in ("train", "validation", "test"):
@@ -110,6 +113,14 @@ class Task(lightning.LightningModule):
             return run(self.network, x, gradient=self.gradient).output
         result = self.network(x)
         return result[0] if isinstance(result, tuple) else result
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.anneal is not None:
+            self.anneal(self.network, self._done())
+
+    def _done(self) -> float:
+        """The part of the training that is done."""
+        return min(1.0, self.trainer.global_step / max(1.0, self.trainer.estimated_stepping_batches))
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         x, target = batch
