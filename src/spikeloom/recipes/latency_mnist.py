@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from spikeloom import datasets, decoding, encoding, losses
 from spikeloom.events import Events
+from spikeloom.gradients import BPTT, EventProp
 from spikeloom.network import Layer, Sequential
-from spikeloom.neurons import LI, CubaLIF
+from spikeloom.neurons import LI, CubaLI, CubaLIF
 from spikeloom.surrogates import SuperSpike
 from spikeloom.training.experiment import Experiment, Schedule, Splits
 
@@ -52,13 +53,21 @@ class LatencyMnist(Experiment):
     schedule: Schedule = "cosine"
     threads: int = 1
 
+    rule: Literal["bptt", "eventprop"] = "bptt"
     loss_function: Literal["cross_entropy", "spike_count"] = "cross_entropy"
     learned: bool = True
     hidden: int = 128
     steps: int = 100
+    window: int = 0
+    dt: float = 1e-3
     threshold: float = 0.25
+    mean: float = 0.0
+    deviation: float = 0.6
+    out_mean: float = 0.0
+    out_deviation: float = 0.3
     tau_mem: float = 20e-3
     tau_readout: float = 100e-3
+    synapse: float = 0.0
     width: float = 0.1
     spike_dropout: float = 0.0
     shift: int = 1
@@ -68,17 +77,23 @@ class LatencyMnist(Experiment):
         if not 0 <= self.shift < SIDE:
             raise ValueError(f"{self.name} got shift={self.shift}; expected 0 to {SIDE - 1} pixels.")
 
+    def gradient(self) -> EventProp | BPTT:
+        return EventProp() if self.rule == "eventprop" else BPTT()
+
     def network(self) -> nn.Module:
         first, second = nn.Linear(784, self.hidden, bias=False), nn.Linear(self.hidden, 10, bias=False)
-        nn.init.normal_(first.weight, 0.0, 0.6)
-        nn.init.normal_(second.weight, 0.0, 0.3)
+        nn.init.normal_(first.weight, self.mean, self.deviation)
+        nn.init.normal_(second.weight, self.out_mean, self.out_deviation)
         surrogate = SuperSpike(width=self.width)
         own: dict[str, Any] = {name: torch.full((self.hidden,), value) for name, value in self._initial().items()}
         hidden = CubaLIF(self.hidden, learn=tuple(own) if self.learned else (), **own)
         firing = self.loss_function == "spike_count"
-        output = CubaLIF(10, tau_mem=20e-3, tau_syn=5e-3) if firing else LI(10, tau_mem=self.tau_readout)
+        if self.synapse:
+            output = CubaLI(10, tau_mem=self.tau_readout, tau_syn=self.synapse)
+        else:
+            output = CubaLIF(10, tau_mem=20e-3, tau_syn=5e-3) if firing else LI(10, tau_mem=self.tau_readout)
         return Sequential(
-            Layer(first, hidden, surrogate=surrogate), Layer(second, output, surrogate=surrogate), dt=1e-3
+            Layer(first, hidden, surrogate=surrogate), Layer(second, output, surrogate=surrogate), dt=self.dt
         )
 
     def _initial(self) -> dict[str, float]:
@@ -89,7 +104,8 @@ class LatencyMnist(Experiment):
         return Splits.of(self._loader, train, test, self.validation)
 
     def _loader(self, images: datasets.Images, shuffle: bool = False) -> datasets.BatchLoader:
-        spikes = encoding.latency(images.intensities.flatten(1), self.steps, threshold=self.threshold)
+        spikes = encoding.latency(images.intensities.flatten(1), self.window or self.steps, threshold=self.threshold)
+        spikes = Events.from_coordinates(spikes.time, spikes.batch, spikes.channel, shape=(self.steps, *spikes.shape[1:]))
         return datasets.BatchLoader(
             spikes,
             images.labels,
