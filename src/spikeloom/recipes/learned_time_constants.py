@@ -92,8 +92,8 @@ class LearnedTimeConstants(Experiment):
             )
         if self.tau_synapse < 0 or (self.rule == "eventprop" and not self.tau_synapse):
             raise ValueError(
-                f"{self.name} got rule={self.rule} and tau_synapse={self.tau_synapse:g}; EventProp needs readouts with a "
-                "synapse: write tau_synapse=0.005, say."
+                f"{self.name} got rule={self.rule} and tau_synapse={self.tau_synapse:g}; EventProp needs outputs with "
+                "a synapse: write tau_synapse=0.005."
             )
 
     def gradient(self) -> EventProp | BPTT:
