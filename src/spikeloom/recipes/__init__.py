@@ -92,6 +92,12 @@ RECIPES: dict[str, Recipe] = {
         expected="98.4 % test accuracy (3 seeds) after 12 epochs, in 4 to 5 minutes a seed",
         data="MNIST",
     ),
+    "rules": Recipe(
+        module="rules",
+        function="rules",
+        summary="one network, any gradient rule: digits or Yin-Yang as spike times, 64-200-10 or 5-200-3",
+        expected="see docs/rules.md",
+    ),
     "latency-mnist-eventprop": Recipe(
         module="latency_mnist",
         function="latency_mnist_eventprop",

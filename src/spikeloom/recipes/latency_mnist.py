@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeloom import datasets, decoding, encoding, losses
+from spikeloom import datasets, decoding, encoding, losses, regularizers
 from spikeloom.events import Events
 from spikeloom.gradients import BPTT, EventProp
-from spikeloom.network import Layer, Sequential
+from spikeloom.network import Layer, Run, Sequential
 from spikeloom.neurons import LI, CubaLI, CubaLIF
 from spikeloom.surrogates import SuperSpike
 from spikeloom.training.experiment import Experiment, Schedule, Splits
@@ -173,6 +173,7 @@ class LatencyMnistEventProp(LatencyMnist):
     """
 
     name: ClassVar[str] = "latency-mnist-eventprop"
+    record: ClassVar[tuple[str, ...]] = ("0.v", "0.spikes")
 
     epochs: int = 20
     batch_size: int = 128
@@ -189,6 +190,12 @@ class LatencyMnistEventProp(LatencyMnist):
     readout_weights: tuple[float, ...] = (0.2, 0.37)
     tau_readout: float = 20e-3
     tau_synapse: float = 5e-3
+    wake: float = 1.0
+
+    def activity_cost(self, run: Run, target: Tensor) -> Tensor:
+        # All samples of the batch as one trial: a neuron that fires for some of them is awake.
+        membranes, spikes = (run.records[name].flatten(0, 1).unsqueeze(1) for name in self.record)
+        return regularizers.silence(membranes, spikes, v_th=1.0, strength=self.wake)
 
 
 def latency_mnist() -> LatencyMnist:
