@@ -46,9 +46,9 @@ class Rules(Experiment):
     name: ClassVar[str] = "rules"
     positive: ClassVar[tuple[str, ...]] = ("hidden", "tau_mem", "tau_syn", "width", "scale")
 
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 32
-    lr: float = 5e-3
+    lr: float = 1e-2
     schedule: Schedule = "cosine"
     threads: int = 1
 
@@ -57,7 +57,7 @@ class Rules(Experiment):
     hidden: int = 200
     tau_mem: float = 20e-3
     tau_syn: float = 5e-3
-    width: float = 0.5
+    width: float = 0.1
     scale: float = 10.0
 
     def gradient(self) -> Any:
