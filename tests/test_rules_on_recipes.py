@@ -13,6 +13,7 @@ import spikeloom as sl
 from spikeloom import training
 from spikeloom.recipes.latency_mnist import latency_mnist, latency_mnist_eventprop
 from spikeloom.recipes.learned_time_constants import learned_time_constants
+from spikeloom.recipes.rules import rules
 
 EXACT = {"rule": "eventprop", "tau_synapse": 5e-3}
 
@@ -119,3 +120,36 @@ def test_the_latency_code_fills_its_window_and_the_trial_goes_on():
 def test_settings_that_do_not_go_together_are_sentences(experiment, sentence):
     with pytest.raises(ValueError, match=sentence):
         experiment.check()
+
+
+RULES = {"bptt": sl.BPTT, "eventprop": sl.EventProp, "eprop": sl.EProp, "rtrl": sl.RTRL, "ottt": sl.OTTT}
+
+
+@pytest.mark.parametrize("task", ["digits", "yin-yang"])
+def test_one_network_learns_by_every_rule(task):
+    """A few batches, from the same weights: the loss falls, and no two rules do the same."""
+    after = {}
+    for name, kind in RULES.items():
+        experiment = replace(rules(), task=task, rule=name, hidden=40, width=0.5)
+        assert type(experiment.gradient()) is kind
+        torch.manual_seed(0)
+        net, batch = experiment.network(), experiment.data().train.batch(torch.arange(100))
+        optimiser, curve = torch.optim.Adam(net.parameters(), lr=1e-2), []
+        for _ in range(12):
+            loss = experiment.loss(sl.run(net, batch[0], gradient=experiment.gradient()).output, batch[1])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            curve.append(loss.item())
+        assert curve[-1] < 0.9 * curve[0], (name, curve)
+        after[name] = net[0].connection.weight.detach()
+    found = list(after.values())
+    assert all(not torch.equal(a, b) for k, a in enumerate(found) for b in found[:k])
+
+
+def test_silent_hidden_neurons_cost_something_and_busy_ones_nothing():
+    experiment = latency_mnist_eventprop()
+    membranes, spikes = torch.full((40, 3, 4), 0.25), torch.zeros(40, 3, 4)
+    spikes[5, 1, :3] = 1  # three neurons fire for one of the samples, the fourth for none
+    run = sl.network.Run(None, None, {"0.v": membranes, "0.spikes": spikes}, {}, {}, {}, None, 1e-3)
+    assert experiment.activity_cost(run, torch.zeros(3)).item() == pytest.approx(10.0 * 0.75 / 4)

@@ -164,10 +164,10 @@ class LatencyMnistEventProp(LatencyMnist):
     """MNIST with one spike per pixel within 20 ms, 784-350-10, trained with exact gradients (EventProp).
 
     Time constants, code and readout are those of the source; see `LatencyMnist` for the settings. Weights begin with a
-    positive mean, so that every hidden neuron fires, for a silent one gets no exact gradient, and `wake` keeps it so. Larger batches than the
-    source's 5 keep an epoch cheap, and are why the learning rate is higher; images are moved in training, where the
-    source dropped a fifth of the input spikes (spike_dropout=0.2). Both change events before the network, and so are
-    data augmentation to the rule.
+    positive mean, so that every hidden neuron fires, for a silent one gets no exact gradient, and `wake` keeps it so.
+    Batches are larger than the source's 5, which keeps an epoch cheap, and the learning rate higher. Images are moved
+    in training, where the source dropped a fifth of the input spikes (spike_dropout=0.2); both change events before
+    the network, and so are data augmentation to the rule.
 
     Arguments:
         wake: strength of the cost of hidden neurons that are silent in a whole batch, by their membranes
