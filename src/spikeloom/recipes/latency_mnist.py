@@ -180,8 +180,8 @@ class LatencyMnistEventProp(LatencyMnist):
     record: ClassVar[tuple[str, ...]] = ("0.v", "0.spikes")
 
     epochs: int = 30
-    batch_size: int = 128
-    lr: float = 2e-2
+    batch_size: int = 64
+    lr: float = 1e-2
     gradient_clip: float = 1.0
 
     rule: Literal["bptt", "eventprop"] = "eventprop"
