@@ -103,8 +103,8 @@ class LatencyMnist(Experiment):
 
     def network(self) -> nn.Module:
         first, second = nn.Linear(784, self.hidden, bias=False), nn.Linear(self.hidden, 10, bias=False)
-        nn.init.normal_(first.weight, *self.weights)
-        nn.init.normal_(second.weight, *self.readout_weights)
+        for connection, (mean, deviation) in zip((first, second), (self.weights, self.readout_weights), strict=True):
+            nn.init.normal_(connection.weight, mean, deviation)
         surrogate = SuperSpike(width=self.width)
         own: dict[str, Any] = {name: torch.full((self.hidden,), value) for name, value in self._initial().items()}
         hidden = CubaLIF(self.hidden, learn=tuple(own) if self.learned else (), **own)

@@ -80,12 +80,12 @@ class Rules(Experiment):
         first, second = nn.Linear(inputs, self.hidden, bias=False), nn.Linear(self.hidden, classes, bias=False)
         for connection, (mean, deviation) in zip((first, second), WEIGHTS[self.task], strict=True):
             nn.init.normal_(connection.weight, mean, deviation)
-        times = {"tau_mem": self.tau_mem, "tau_syn": self.tau_syn}
+        times: dict[str, Any] = {"tau_mem": self.tau_mem, "tau_syn": self.tau_syn}
         hidden = Layer(first, CubaLIF(self.hidden, **times), surrogate=SuperSpike(width=self.width))
         return Sequential(hidden, Layer(second, CubaLI(classes, **times)), dt=self.dt)
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
-        same = {"batch_size": self.batch_size, "seed": self.seed, "validation": self.validation}
+        same: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "validation": self.validation}
         if self.task == "digits":
             return Digits(**same).data(data_dir)
         return YinYang(dt=self.dt, **same).data(data_dir)
