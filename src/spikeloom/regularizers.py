@@ -123,9 +123,10 @@ def silence(v: Tensor, spikes: Tensor, v_th: Tensor | float, strength: float = 1
             f"silence expects membranes and spikes of one shape [T, B, *N] with steps, got {tuple(v.shape)} and "
             f"{tuple(spikes.shape)}."
         )
-    threshold = torch.as_tensor(v_th).detach().to(v)
-    if not bool((threshold > 0).all()):
+    threshold = torch.as_tensor(v_th).detach()
+    if not bool((threshold > 0).all()):  # before it goes to a GPU, where asking would wait for all that runs there
         raise ValueError(f"silence expects thresholds above 0, got {float(threshold.min()):g}.")
+    threshold = threshold.to(v)
     silent = spikes.detach().sum(0) == 0
     return strength * torch.where(silent, torch.relu(1 - v.amax(0) / threshold), 0.0).mean()
 

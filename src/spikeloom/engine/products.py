@@ -117,6 +117,17 @@ def suited(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None = None) -> bo
     return plain and alike and not obstacle(x, weight.dtype)
 
 
+def event_weight_gradient(x: Spikes, g: Tensor, weight: Tensor) -> Tensor:
+    """sum over t and b of g x^T, event by event, of what is `suited`.
+
+    Args:
+        x: [T, B, N_in], as events.
+        g: [T, B, N_out], in the weight's precision.
+        weight: [N_out, N_in].
+    """
+    return Matrix(*weight.shape).weight_gradient(_listed(x, weight), g, weight)
+
+
 def _dense(x: Tensor | Spikes, weight: Tensor) -> Tensor:
     return x if isinstance(x, Tensor) else x.to_dense(weight.dtype)
 
@@ -126,10 +137,13 @@ def _product(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None, operation:
         flat, operation = operation.flat(x)
         rows = rows_of_raster(flat.detach())
     else:
-        rows = x.index_lists()
-        if rows.value is not None:
-            rows = rows._replace(value=rows.value.to(weight.dtype))
+        rows = _listed(x, weight)
     return operation.seen(_Product.apply(x if isinstance(x, Tensor) else None, weight, bias, rows, operation))
+
+
+def _listed(x: Spikes, weight: Tensor) -> Rows:
+    rows = x.index_lists()
+    return rows if rows.value is None else rows._replace(value=rows.value.to(weight.dtype))
 
 
 class _Product(torch.autograd.Function):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import Source
+from ..engine.products import event_weight_gradient, suited
 from .places import Places
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -36,17 +37,14 @@ class Arrivals:
             reach: lambda_V - lambda_I, likewise, for parameters that move arrivals; here there are none.
         """
         if self.matrix is not None:
-            weight, row, channel, value = self.matrix.weight, *self._listed()
             found = []
             for parameter, need in zip(self.matrix.parameters(), self.needed, strict=True):
                 if not need:
                     found.append(None)
-                elif parameter is not weight:
+                elif parameter is not self.matrix.weight:
                     found.append(g.sum((0, 1)).to(parameter))
                 else:
-                    each = g.flatten(0, 1)[row].to(weight)
-                    each = each if value is None else each * value[:, None].to(weight)
-                    found.append(torch.zeros_like(weight.t()).index_add_(0, channel, each).t())
+                    found.append(self._of_matrix(g.to(parameter)))
             return found
         assert self.source.module is not None
         x = self.events.reversed()
@@ -55,6 +53,16 @@ class Arrivals:
             y = self.source.call(x.dense(None, self.like) if isinstance(x, Places) else x)
             each = iter(torch.autograd.grad(y, wanted, g.to(y), allow_unused=True))
         return [next(each) if need else None for need in self.needed]
+
+    def _of_matrix(self, g: Tensor) -> Tensor:
+        assert self.matrix is not None
+        weight = self.matrix.weight
+        if not isinstance(self.events, Places) and suited(self.events, weight):
+            return event_weight_gradient(self.events, g.flip(0), weight)
+        row, channel, value = self._listed()
+        each = g.flatten(0, 1)[row]
+        each = each if value is None else each * value[:, None].to(weight)
+        return torch.zeros_like(weight.t()).index_add_(0, channel, each).t()
 
     def times(self, reach: Tensor) -> Tensor:
         """dL/dt of each spike that went in, and 0 elsewhere.

@@ -92,6 +92,19 @@ RECIPES: dict[str, Recipe] = {
         expected="98.4 % test accuracy (3 seeds) after 12 epochs, in 4 to 5 minutes a seed",
         data="MNIST",
     ),
+    "rules": Recipe(
+        module="rules",
+        function="rules",
+        summary="one network, any gradient rule: digits or Yin-Yang as spike times, 64-200-10 or 5-200-3",
+        expected="not measured in full yet; see the page: choose a rule",
+    ),
+    "latency-mnist-eventprop": Recipe(
+        module="latency_mnist",
+        function="latency_mnist_eventprop",
+        summary="MNIST as first-spike times over 20 ms, 784-350-10, exact gradients (EventProp)",
+        expected="not measured in full yet; published 97.6 % test accuracy",
+        data="MNIST",
+    ),
 }
 
 

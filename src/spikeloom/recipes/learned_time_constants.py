@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from spikeloom import datasets, decoding, encoding, initializers
 from spikeloom.distributions import LogNormal
 from spikeloom.events import Events
+from spikeloom.gradients import BPTT, EventProp
 from spikeloom.network import Dropout, Layer, Sequential
-from spikeloom.neurons import LI, CubaLIF
+from spikeloom.neurons import LI, CubaLI, CubaLIF
 from spikeloom.surrogates import SuperSpike
 from spikeloom.training.experiment import Experiment, Schedule, Splits
 
@@ -29,13 +30,16 @@ class LearnedTimeConstants(Experiment):
     highest.
 
     Arguments:
+        rule: "bptt" for surrogate gradients, "eventprop" for exact ones.
         learned: train tau_mem and v_th of each recurrent neuron, or else leave them as they were drawn.
         hidden: number of recurrent neurons.
         steps: time steps T of 1 ms.
         tau_mem: median of the recurrent neurons' membrane time constants in seconds.
         threshold: median of their thresholds.
         spread: standard deviation of the logarithm of both.
-        tau_readout: time constant of the outputs in seconds.
+        tau_readout: membrane time constant of the outputs in seconds.
+        tau_synapse: synaptic time constant of the outputs in seconds; 0 for none, which EventProp cannot differentiate,
+            for there a spike moves the membrane itself.
         width: width of the surrogate.
         gain: standard deviation that the input gives the membrane potential before training, in medians of the
             threshold.
@@ -64,6 +68,7 @@ class LearnedTimeConstants(Experiment):
     schedule: Schedule = "cosine"
     threads: int = 1
 
+    rule: Literal["bptt", "eventprop"] = "bptt"
     learned: bool = True
     hidden: int = 100
     steps: int = 32
@@ -71,6 +76,7 @@ class LearnedTimeConstants(Experiment):
     threshold: float = 0.5
     spread: float = 0.2
     tau_readout: float = 20e-3
+    tau_synapse: float = 0.0
     width: float = 0.1
     gain: float = 1.0
     dropout: float = 0.0
@@ -84,6 +90,14 @@ class LearnedTimeConstants(Experiment):
                 f"{self.name} got spread={self.spread}, shift={self.shift}; expected a spread from 0 to below 2 and a "
                 "shift from 0 to 27 pixels."
             )
+        if self.tau_synapse < 0 or (self.rule == "eventprop" and not self.tau_synapse):
+            raise ValueError(
+                f"{self.name} got rule={self.rule} and tau_synapse={self.tau_synapse:g}; EventProp needs outputs with "
+                "a synapse: write tau_synapse=0.005."
+            )
+
+    def gradient(self) -> EventProp | BPTT:
+        return EventProp() if self.rule == "eventprop" else BPTT()
 
     def network(self) -> nn.Module:
         neuron = CubaLIF(
@@ -104,7 +118,9 @@ class LearnedTimeConstants(Experiment):
         initializers.fluctuation_driven_(hidden, rate=35.0, membrane_std=self.gain * self.threshold)
         second = nn.Linear(self.hidden, 10, bias=False)
         initializers.scaled_normal_(second.weight, 1.0)
-        return Sequential(Dropout(self.dropout), hidden, Layer(second, LI(10, tau_mem=self.tau_readout)), dt=1e-3)
+        tau = self.tau_readout
+        output = CubaLI(10, tau_mem=tau, tau_syn=self.tau_synapse) if self.tau_synapse else LI(10, tau_mem=tau)
+        return Sequential(Dropout(self.dropout), hidden, Layer(second, output), dt=1e-3)
 
     def data(self, data_dir: str | Path | None = None) -> Splits:
         train, test = datasets.mnist(data_dir, train=True), datasets.mnist(data_dir, train=False)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spikeloom.training.callbacks import SeedEachEpoch as SeedEachEpoch
     from spikeloom.training.comparison import compare as compare
     from spikeloom.training.fitting import fit as fit
+    from spikeloom.training.memory import PeakMemory as PeakMemory
     from spikeloom.training.rasters import SpikeRasters as SpikeRasters
     from spikeloom.training.report import write_report as write_report
     from spikeloom.training.task import Task as Task
@@ -31,6 +32,7 @@ _HOMES = {
     "History": "callbacks",
     "SaveEachEpoch": "callbacks",
     "SeedEachEpoch": "callbacks",
+    "PeakMemory": "memory",
     "SpikeRasters": "rasters",
     "Task": "task",
     "compare": "comparison",

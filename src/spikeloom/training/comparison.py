@@ -142,12 +142,15 @@ def markdown(metrics: dict[str, Any]) -> str:
     lines = [
         f"# {metrics['recipe']}: {metrics['varied']}",
         "",
-        f"| arm | {measure.replace('_', ' ')}, mean ± standard deviation | runs | lowest to highest |",
-        "|---|---|---|---|",
+        f"| arm | {measure.replace('_', ' ')}, mean ± standard deviation | runs | lowest to highest | seconds a run | "
+        "memory of a step, MiB |",
+        "|---|---|---|---|---|---|",
     ]
     for arm, of in arms.items():
         span = f"{_number(min(of['values']), measure)} to {_number(max(of['values']), measure)}"
-        lines.append(f"| {arm} | {_mean(of, measure)} | {len(of['values'])} | {span} |")
+        runs = len(of["values"])
+        rise = f"{of['train_step_mib']:.1f}" if "train_step_mib" in of else "not known"
+        lines.append(f"| {arm} | {_mean(of, measure)} | {runs} | {span} | {of['seconds'] / runs:.1f} | {rise} |")
     lines.append("")
     for arm, d in metrics["differences"].items():
         lines.append(f"{arm} minus {next(iter(arms))}, seed by seed: {_interval(d, measure)}.")

@@ -21,6 +21,7 @@ from rich.console import Console
 from spikeloom.training.callbacks import EpochLines, History, SaveEachEpoch, SeedEachEpoch
 from spikeloom.training.experiment import Experiment, Splits
 from spikeloom.training.files import write
+from spikeloom.training.memory import PeakMemory
 from spikeloom.training.progress import EpochProgress
 from spikeloom.training.rasters import SpikeRasters
 from spikeloom.training.task import Task
@@ -105,6 +106,7 @@ def fit(
                 *callbacks,
                 *([stop] if stop else []),
                 SpikeRasters(splits.train),
+                PeakMemory(),
                 history,
                 EpochProgress(console),
                 EpochLines(history, lambda line: console.print(line, highlight=False, soft_wrap=True)),
