@@ -32,8 +32,8 @@ WEIGHTS = "weights.pt"
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished run: the trained task, its data, a row of numbers for each epoch, the test's numbers, seconds, and the
-    device that trained it; the network itself is on the processor again."""
+    """A finished run: the trained task, its data, a row of numbers for each epoch, the test's numbers, seconds, the
+    device that trained it, and what a step took of memory; the network itself is on the processor again."""
 
     task: Task
     splits: Splits
@@ -41,6 +41,7 @@ class Fitted:
     test: dict[str, float]
     seconds: float
     device: str = "cpu"
+    train_step_mib: float | None = None
 
 
 def fit(
@@ -92,7 +93,7 @@ def fit(
     console = console or Console(quiet=True)
     splits = experiment.data(data_dir)
     task = make_task(experiment, splits)
-    history = History(directory / "metrics.csv")
+    history, peak = History(directory / "metrics.csv"), PeakMemory()
     stop = EarlyStopping("validation_loss", patience=experiment.patience) if experiment.patience else None
     with _quiet():
         trainer = lightning.Trainer(
@@ -106,7 +107,7 @@ def fit(
                 *callbacks,
                 *([stop] if stop else []),
                 SpikeRasters(splits.train),
-                PeakMemory(),
+                peak,
                 history,
                 EpochProgress(console),
                 EpochLines(history, lambda line: console.print(line, highlight=False, soft_wrap=True)),
@@ -131,7 +132,7 @@ def fit(
     torch.save({name: value.cpu() for name, value in task.network.state_dict().items()}, weights)
     write(directory / WEIGHTS, weights.getvalue())
     numbers = {name: float(value) for name, value in test.items()}
-    return Fitted(task, splits, history.rows, numbers, history.seconds, device)
+    return Fitted(task, splits, history.rows, numbers, history.seconds, device, peak.rise)
 
 
 def make_task(experiment: Experiment, splits: Splits) -> Task:

@@ -18,21 +18,22 @@ MIB = 2**20
 
 
 class PeakMemory(lightning.Callback):
-    """Log ``train_step_mib`` once an epoch: how far memory rises during a training step, in MiB.
+    """How far memory rises during a training step, in MiB: `rise`, and ``train_step_mib`` in a run's metrics.
 
-    It is measured in one step of each epoch, the second one, above what was held before it: weights, the optimiser's
+    It is measured once, in the second step of the training, above what was held before it: weights, the optimiser's
     state and the batch are not in it, and what the gradient rule keeps for the way back is. On a GPU it is the memory
     that torch hands out there; on a CPU the resident memory of the process, by the kernel's own high-water mark, so
-    that our kernels' and everybody else's counts. Without either, as on macOS, nothing is logged.
+    that our kernels' and everybody else's counts. Without either, as on macOS, it stays None.
     """
 
     def __init__(self) -> None:
+        self.rise: float | None = None
         self._before: int | None = None
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx == min(1, int(trainer.num_training_batches) - 1):
+        if self.rise is None and batch_idx == min(1, int(trainer.num_training_batches) - 1):
             self._before = _begin(pl_module.device)
 
     def on_train_batch_end(
@@ -40,8 +41,7 @@ class PeakMemory(lightning.Callback):
     ) -> None:
         if self._before is None:
             return
-        rise = max(_peak(pl_module.device) - self._before, 0) / MIB
-        pl_module.log("train_step_mib", rise, on_step=False, on_epoch=True, batch_size=1)
+        self.rise = max(_peak(pl_module.device) - self._before, 0) / MIB
         self._before = None
 
 
