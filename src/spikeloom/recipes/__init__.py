@@ -51,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
         module="yin_yang",
         function="yin_yang",
         summary="Yin-Yang by spike times with exact gradients (EventProp), 5-200-3",
-        expected="not measured in full yet; published 98.1 % after 100 epochs, about 10 s each here",
+        expected="98.3 % of the test points (seed 0; published 98.1 %), 100 epochs of about 10 s",
     ),
     "cells": Recipe(
         module="cells",
@@ -96,7 +96,7 @@ RECIPES: dict[str, Recipe] = {
         module="rules",
         function="rules",
         summary="one network, any gradient rule: digits or Yin-Yang as spike times, 64-200-10 or 5-200-3",
-        expected="not measured in full yet; see the page: choose a rule",
+        expected="digits: BPTT 96.9, EventProp 95.8, e-prop 96.9, OTTT 97.1 % (5 seeds each, 15 s)",
     ),
     "latency-mnist-eventprop": Recipe(
         module="latency_mnist",
