@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -107,18 +108,10 @@ def test_a_real_signal_in_a_real_process(tmp_path):
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     assert lines[2].startswith("epoch   2/100000")
-    err = ""
-    for left in (2, 1, 0):
-        # About one signal in twenty is lost where a library's callback swallows the exception; people press again.
-        process.send_signal(signal.SIGINT)
-        try:
-            _, err = process.communicate(timeout=20)
-            break
-        except subprocess.TimeoutExpired:
-            if not left:
-                process.kill()
-                process.communicate()
-                raise
+    process.send_signal(signal.SIGINT)
+    start = time.perf_counter()
+    _, err = process.communicate(timeout=60)
+    assert time.perf_counter() - start < 30
     assert process.returncode == 130
     assert err == f"spikeloom: {GO_ON} run\n"
 

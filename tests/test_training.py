@@ -70,6 +70,46 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     assert len(whole.rows) == 3
 
 
+class Press(lightning.Callback):
+    """Ctrl-C at the end of the first epoch, while libraries write."""
+
+    def __init__(self, times):
+        self.times, self.went_on = times, False
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        for _ in range(self.times):
+            signal.raise_signal(signal.SIGINT)
+        self.went_on = True
+
+
+@pytest.mark.parametrize(("times", "epochs"), [(1, 3), (1, 1), (2, 3)])
+def test_ctrl_c_acts_between_batches_and_a_second_one_at_once(tmp_path, times, epochs):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist's workers ignore it
+    press = Press(times)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(Small(epochs=epochs), tmp_path, callbacks=(press,))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert press.went_on == (times == 1)
+    assert len(fit(Small(epochs=epochs), tmp_path).rows) == epochs
+
+
+def test_a_handler_of_the_callers_own_stays(tmp_path):
+    pressed = []
+
+    def own(number, frame):
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, own)
+    try:
+        assert len(fit(Small(epochs=1), tmp_path, callbacks=(Press(1),)).rows) == 1
+        assert signal.getsignal(signal.SIGINT) is own and pressed == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_threads_are_set_for_the_training_and_put_back(tmp_path):
     seen = []
 

@@ -59,6 +59,32 @@ class SaveEachEpoch(lightning.Callback):
         os.replace(unfinished, self.path)
 
 
+class HeedInterrupts(lightning.Callback):
+    """Let Ctrl-C act between two batches, where no library is in the middle of anything; a second one acts at once.
+
+    Raised anywhere, KeyboardInterrupt can leave a lock of TensorBoard's writer behind, for which its end then waits.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def handle(self, number: int, frame: Any) -> None:
+        """What SIGINT does meanwhile."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def act(self) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def on_train_batch_start(self, *args: Any, **more: Any) -> None:
+        self.act()
+
+    def on_validation_batch_start(self, *args: Any, **more: Any) -> None:
+        self.act()
+
+
 class History(lightning.Callback):
     """Keep what was logged, epoch by epoch, in `rows`, through interruptions, and in a CSV file if one is named.
 

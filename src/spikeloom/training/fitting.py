@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import signal
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from spikeloom.training.callbacks import EpochLines, History, SaveEachEpoch, SeedEachEpoch
+from spikeloom.training.callbacks import EpochLines, HeedInterrupts, History, SaveEachEpoch, SeedEachEpoch
 from spikeloom.training.experiment import Experiment, Splits
 from spikeloom.training.files import write
 from spikeloom.training.memory import PeakMemory
@@ -93,7 +94,7 @@ def fit(
     console = console or Console(quiet=True)
     splits = experiment.data(data_dir)
     task = make_task(experiment, splits)
-    history, peak = History(directory / "metrics.csv"), PeakMemory()
+    history, peak, interrupts = History(directory / "metrics.csv"), PeakMemory(), HeedInterrupts()
     stop = EarlyStopping("validation_loss", patience=experiment.patience) if experiment.patience else None
     with _quiet():
         trainer = lightning.Trainer(
@@ -103,6 +104,7 @@ def fit(
             gradient_clip_val=experiment.gradient_clip or None,
             logger=TensorBoardLogger(directory, name="", version="tensorboard", default_hp_metric=False),
             callbacks=[
+                interrupts,
                 SeedEachEpoch(experiment.seed),
                 *callbacks,
                 *([stop] if stop else []),
@@ -119,7 +121,7 @@ def fit(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        with _interruptible(trainer), _threads(experiment.threads):
+        with _interruptible(trainer, interrupts), _threads(experiment.threads):
             trainer.fit(
                 task,
                 splits.train,
@@ -186,13 +188,21 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
+def _interruptible(trainer: lightning.Trainer, interrupts: HeedInterrupts) -> Iterator[None]:
     """Give KeyboardInterrupt back to the caller: Lightning turns it into SystemExit and leaves Ctrl-C switched off."""
     handler = signal.getsignal(signal.SIGINT)
+    # A handler of the caller's own stays, and other threads than the main one have no say.
+    ours = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, interrupts.handle)
     try:
         yield
+        interrupts.act()  # pressed after the last batch
     except SystemExit as error:
         if trainer.interrupted and isinstance(error.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
         raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, handler)
