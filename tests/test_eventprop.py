@@ -57,9 +57,9 @@ TIMES = torch.tensor([0, 1, 3, 4, 8, 9, 12, 13], dtype=torch.float64) * 1e-3
 CHANNELS = torch.arange(8) % 4
 
 
-def on_grid(net, dt, engine="eager"):
+def on_grid(net, dt, engine="eager", duration=DURATION):
     """Loss, spikes and run of the network in steps."""
-    x = torch.zeros(round(DURATION / dt), 1, 4, dtype=torch.float64)
+    x = torch.zeros(round(duration / dt), 1, 4, dtype=torch.float64)
     x[(TIMES / dt).round().long(), 0, CHANNELS] = 1
     x.requires_grad_()
     run = sl.run(net, x, gradient=sl.EventProp(), engine=engine, record=("0.spikes",))

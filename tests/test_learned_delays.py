@@ -13,7 +13,7 @@ from torch import nn
 import spikeloom as sl
 from spikeloom.connections import delayed as delayed_module
 from test_delays import called, linear, rasters
-from test_eventprop import TimeLoss
+from test_eventprop import CHANNELS, ON_READOUT, ON_TIMES, TIMES, TimeLoss, on_grid
 
 
 @pytest.mark.parametrize("per", ["axon", "synapse"])
@@ -71,10 +71,6 @@ def test_whole_steps_have_the_central_difference(per):
 
 
 DURATION = 0.025
-TIMES = torch.tensor([0, 1, 3, 4, 8, 9, 12, 13], dtype=torch.float64) * 1e-3
-CHANNELS = torch.arange(8) % 4
-ON_TIMES = torch.tensor([1.0, 1.4, 1.9], dtype=torch.float64)
-ON_READOUT = torch.tensor([1.0, -0.7], dtype=torch.float64)
 
 
 def timed(dt, per, recurrent=False, seed=1, wrap=lambda m: m):
@@ -92,13 +88,10 @@ def timed(dt, per, recurrent=False, seed=1, wrap=lambda m: m):
     return sl.Sequential(*layers, dt=dt).double()
 
 
-def on_grid(net, dt, engine="cpu"):
-    x = torch.zeros(round(DURATION / dt), 1, 4, dtype=torch.float64)
-    x[(TIMES / dt).round().long(), 0, CHANNELS] = 1
-    x.requires_grad_()
-    run = sl.run(net, x, gradient=sl.EventProp(), engine=engine, record=("0.spikes",))
-    spikes = run.records["0.spikes"]
-    (TimeLoss.apply(spikes, 20 * ON_TIMES, dt) + 30 * dt * (run.output * ON_READOUT).sum()).backward()
+def gradients_on_grid(net, dt, engine="cpu"):
+    """Hidden spikes of the network in steps, and its gradients."""
+    loss, spikes, _, x = on_grid(net, dt, engine, DURATION)
+    loss.backward()
     found = {name: p.grad.double() for name, p in net.named_parameters()}
     return int(spikes.sum()), found | {"input times": x.grad[(TIMES / dt).round().long(), 0, CHANNELS]}
 
@@ -128,7 +121,7 @@ def test_gradients_converge_to_the_exact_ones(per, recurrent, seed, steps):
     assert spikes >= 9
     errors = []
     for dt in steps:
-        fired, found = on_grid(timed(dt, per, recurrent, seed), dt, engine="eager" if recurrent else "cpu")
+        fired, found = gradients_on_grid(timed(dt, per, recurrent, seed), dt, engine="eager" if recurrent else "cpu")
         assert fired == spikes and found.keys() == expected.keys()
         errors.append({name: float((found[name] - g).norm() / g.norm()) for name, g in expected.items()})
     assert max(errors[-1].values()) < 0.06, errors[-1]
@@ -140,13 +133,15 @@ def test_gradients_converge_to_the_exact_ones(per, recurrent, seed, steps):
 def test_every_way_to_the_same_gradient(monkeypatch):
     # Event by event, by convolution, and through any module; on either engine.
     for per in ("axon", "synapse"):
-        expected, found = on_grid(timed(4e-4, per, recurrent=True), 4e-4)[1], []
+        expected, found = gradients_on_grid(timed(4e-4, per, recurrent=True), 4e-4)[1], []
         monkeypatch.setattr(delayed_module, "SPARSE", 0.0)
-        found.append(on_grid(timed(4e-4, per, recurrent=True), 4e-4)[1])
+        found.append(gradients_on_grid(timed(4e-4, per, recurrent=True), 4e-4)[1])
         monkeypatch.undo()
-        found.append(on_grid(timed(4e-4, per, recurrent=True), 4e-4, engine="eager")[1])
+        found.append(gradients_on_grid(timed(4e-4, per, recurrent=True), 4e-4, engine="eager")[1])
         if per == "axon":
-            found.append(on_grid(timed(4e-4, per, True, wrap=lambda m: nn.Sequential(m, nn.Identity())), 4e-4)[1])
+            found.append(
+                gradients_on_grid(timed(4e-4, per, True, wrap=lambda m: nn.Sequential(m, nn.Identity())), 4e-4)[1]
+            )
         for other in found:
             for a, b in zip(other.values(), expected.values(), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

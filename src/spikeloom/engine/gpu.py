@@ -56,17 +56,14 @@ def forward(
         Output [T, B, *N], final states [B, *N], records [T, B, *N], and the states kept, [ceil(T / keep), S, B N]; of a
         recurrent layer what `gpu_recurrent` keeps.
     """
+    call = Call(program, lengths, coefficients, inputs, ordered=fed >= 0)
+    call.give("z", program.states, states)
+    y, finals, records = call.outputs(program, output_dtype)
     if fed >= 0:
         assert weight is not None and last is not None
-        return gpu_recurrent.forward(program, keep, lengths, coefficients, states, inputs, fed, weight, bias, last)
-    dtype = program.dtype
-    call = Call(program, lengths, coefficients, inputs)
-    call.give("z", program.states, states)
-    y = call.new("y", True, output_dtype or dtype)
-    records = [call.new(f"r_{n}", True, dtype) for n in program.records]
-    finals = [call.new(f"f_{n}", False, dtype) for n in program.states]
+        return y, finals, records, gpu_recurrent.forward(call, program, keep, fed, weight, bias, last)
     count = -(-call.steps // keep) if keep else 0
-    kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), dtype=dtype, device=call.device)
+    kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), **call.like)
     call.run(_source(program, keep or every(call.steps, program), None), constants=(bool(keep), BLOCK))
     return y, finals, records, kept
 
@@ -92,19 +89,15 @@ def backward(
         keep, lengths, coefficients, inputs: as in `forward`.   kept: what it kept.
         g_y, g_finals, g_records: gradients that arrive, of any strides, or None for zero.
     """
-    arriving = g_y, g_finals, g_records
+    call = Call(program, lengths, coefficients, inputs, ordered=fed >= 0)
+    call.arriving(program, g_y, g_finals, g_records)
+    call.given["kept"] = kept
+    d_inputs, d_states, partial = call.gradients(program, inputs, wanted)
     if fed >= 0:
         assert weight is not None
-        given = program, keep, lengths, coefficients, inputs, kept, *arriving, wanted, fed, weight
-        return gpu_recurrent.backward(*given)
-    call = Call(program, lengths, coefficients, inputs)
-    call.arriving(program, *arriving)
-    call.given["kept"] = kept
-    dtypes = {n: x.dtype for n, x in zip(program.ports, inputs, strict=True)}
-    d_inputs = [call.new(f"d_x_{n}", True, dtypes[n]) for n in wanted.ports]
-    d_states = [call.new(f"d_z_{n}", False, program.dtype) for n in program.states]
-    partial = [call.new(f"d_c_{n}", False, program.dtype) for n in wanted.coefficients]
-    call.run(_source(program, keep, wanted), constants=(BLOCK,))
+        gpu_recurrent.backward(call, program, keep, wanted, fed, weight)
+    else:
+        call.run(_source(program, keep, wanted), constants=(BLOCK,))
     # A sum for each lane; torch adds up the batch, always in the same order.
     return d_inputs, d_states, [p.sum(0) for p in partial]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..capture import capturing
+from .generated import Wanted
 from .layout import arrange, dense_strides, order_of
 from .program import Program
 from .triton_kernel import Source
@@ -71,6 +72,21 @@ class Call:
         self.given["g_y"] = zeros if g_y is None else g_y
         self.give("g_r", program.records, [zeros if g is None else g for g in g_records])
         self.give("h", program.states, [zero if g is None else g for g in g_finals])
+
+    def outputs(self, program: Program, dtype: torch.dtype | None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Output, final states and records for a forward kernel to write."""
+        y = self.new("y", True, dtype or self.dtype)
+        records = [self.new(f"r_{n}", True, self.dtype) for n in program.records]
+        return y, [self.new(f"f_{n}", False, self.dtype) for n in program.states], records
+
+    def gradients(
+        self, program: Program, inputs: Sequence[Tensor], wanted: Wanted
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Gradients of ports, states and coefficients, of these a sum for each lane, for a backward kernel to write."""
+        dtypes = {n: x.dtype for n, x in zip(program.ports, inputs, strict=True)}
+        d_inputs = [self.new(f"d_x_{n}", True, dtypes[n]) for n in wanted.ports]
+        d_states = [self.new(f"d_z_{n}", False, self.dtype) for n in program.states]
+        return d_inputs, d_states, [self.new(f"d_c_{n}", False, self.dtype) for n in wanted.coefficients]
 
     def prepare(
         self,
