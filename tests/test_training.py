@@ -1,4 +1,4 @@
-"""Training: exact resume, metrics against an independent count, schedules, callbacks, settings."""
+"""Training: exact resume, metrics against an independent count, schedules, callbacks."""
 
 import csv
 import io
@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import pytest
 import torch
@@ -24,7 +23,6 @@ from rich.console import Console
 from experiments import Folds, Small
 from spikeloom import training
 from spikeloom.datasets import BatchLoader
-from spikeloom.training import settings, with_settings
 from spikeloom.training.fitting import CHECKPOINT, WEIGHTS, fit
 from spikeloom.training.rasters import watch
 from spikeloom.training.task import SCHEDULES, Task
@@ -355,60 +353,6 @@ def test_finished_trials_are_not_trained_again(tmp_path):
     metrics = training.train(Folds(), tmp_path)
     assert (tmp_path / "fold-0/metrics.json").stat().st_mtime_ns == before
     assert set(metrics["trials"]) == {"fold-0", "fold-1"}
-
-
-@dataclass
-class Kinds:
-    whole: int = 1
-    real: float = 0.5
-    flag: bool = False
-    text: str = "a"
-    choice: Literal["x", "y"] = "x"
-    maybe: float | None = None
-    many: tuple[int, ...] = (1,)
-
-
-@pytest.mark.parametrize(
-    ("pair", "value"),
-    [
-        ("whole=-3", -3),
-        ("real=1e-3", 1e-3),
-        ("real=2", 2.0),
-        ("flag=true", True),
-        ("flag=No", False),
-        ("text=a=b", "a=b"),
-        ("choice=y", "y"),
-        ("maybe=0.1", 0.1),
-        ("maybe=none", None),
-        ("many=3,4", (3, 4)),
-        ("many=", ()),
-    ],
-)
-def test_settings_are_read_as_their_type(pair, value):
-    changed = with_settings(Kinds(), [pair])
-    key = pair.split("=")[0]
-    assert getattr(changed, key) == value
-    assert type(getattr(changed, key)) is type(value)
-    # What a run writes down gives the same settings back.
-    assert with_settings(Kinds(), json.loads(json.dumps(settings(changed)))) == changed
-
-
-@pytest.mark.parametrize(
-    ("pair", "sentence"),
-    [
-        ("whole=1.5", "whole got '1.5'; expected a whole number, for example whole=10"),
-        ("real=fast", "real got 'fast'; expected a number, for example real=0.01"),
-        ("flag=maybe", "flag got 'maybe'; expected true or false, for example flag=true"),
-        ("choice=z", "choice got 'z'; expected one of x, y"),
-        ("many=1,b", "many got 'b'; expected a whole number"),
-        ("hole=1", "There is no setting 'hole'. Did you mean 'whole'\\? Settings: whole, real"),
-        ("zzz=1", "There is no setting 'zzz'. Settings: whole"),
-        ("whole", "written key=value, for example lr=0.01; got 'whole'"),
-    ],
-)
-def test_settings_that_cannot_be_read(pair, sentence):
-    with pytest.raises(training.SettingError, match=sentence):
-        with_settings(Kinds(), [pair])
 
 
 def test_importing_training_imports_nothing_heavy():
