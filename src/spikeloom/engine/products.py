@@ -117,15 +117,17 @@ def suited(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None = None) -> bo
     return plain and alike and not obstacle(x, weight.dtype)
 
 
-def event_weight_gradient(x: Spikes, g: Tensor, weight: Tensor) -> Tensor:
+def event_weight_gradient(x: Spikes, g: Tensor, weight: Tensor, reverse: bool = False) -> Tensor:
     """sum over t and b of g x^T, event by event, of what is `suited`.
 
     Args:
         x: [T, B, N_in], as events.
         g: [T, B, N_out], in the weight's precision.
         weight: [N_out, N_in].
+        reverse: time runs back in g.
     """
-    return Matrix(*weight.shape).weight_gradient(_listed(x, weight), g, weight)
+    rows = _listed(x, weight)
+    return Matrix(*weight.shape).weight_gradient(rows.reversed() if reverse else rows, g, weight)
 
 
 def _dense(x: Tensor | Spikes, weight: Tensor) -> Tensor:

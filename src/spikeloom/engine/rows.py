@@ -39,6 +39,13 @@ class Rows(NamedTuple):
     shape: tuple[int, int, int]
     time_first: bool
 
+    def reversed(self) -> "Rows":
+        """The same events with time running back."""
+        steps, batch, _ = self.shape
+        shape, time = ((steps, batch), 0) if self.time_first else ((batch, steps), 1)
+        start, stop = (x.reshape(shape).flip(time).reshape(-1) for x in (self.start, self.stop))
+        return self._replace(start=start, stop=stop)
+
     def to_dense(self, dtype: torch.dtype) -> Tensor:
         """The raster [T, B, channels]; events at one place add up."""
         steps, batch, channels = self.shape

@@ -58,7 +58,7 @@ class Arrivals:
         assert self.matrix is not None
         weight = self.matrix.weight
         if not isinstance(self.events, Places) and suited(self.events, weight):
-            return event_weight_gradient(self.events, g.flip(0), weight)
+            return event_weight_gradient(self.events, g, weight, reverse=True)
         row, channel, value = self._listed()
         each = g.flatten(0, 1)[row]
         each = each if value is None else each * value[:, None].to(weight)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..connections import Delayed
 from ..engine import Loop
 from ..neurons import CubaALIF, CubaLI, CubaLIF
+from .places import count
 
 NEURONS = (CubaLI, CubaLIF, CubaALIF)
 # Connections whose effect is the sum of their inputs' effects: only then has each spike an effect of its own.
@@ -103,7 +104,7 @@ def check_gradient(arriving: Tensor, at_spikes: Tensor) -> None:
     Raises:
         RuntimeError: in the backward pass.
     """
-    if int(torch.count_nonzero(arriving)) != int(torch.count_nonzero(at_spikes)):
+    if count(arriving) != count(at_spikes):
         raise RuntimeError(
             "EventProp got a gradient of places without a spike, as a loss on spike counts has: it has exact gradients "
             "of spike times and membranes only. Write first_spike_time(..., gradient='event'), a loss on the membrane "

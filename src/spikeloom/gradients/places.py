@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine import memory
+
 
 class Places(NamedTuple):
     """The places of a raster [T, B, *N] that are not zero.
@@ -24,8 +26,7 @@ class Places(NamedTuple):
     def of(cls, raster: Tensor) -> "Places":
         line = raster.detach().reshape(-1)
         if line.device.type == "cpu":
-            # On booleans NumPy is many times as fast as on numbers, and as torch.
-            flat = torch.from_numpy(np.flatnonzero(line.numpy() != 0))
+            flat = torch.from_numpy(np.flatnonzero(_nonzero(line)))
         else:
             flat = line.nonzero().squeeze(1)
         value = line[flat]
@@ -47,7 +48,12 @@ class Places(NamedTuple):
     def dense(self, value: Tensor | None, like: Tensor) -> Tensor:
         """A raster with these values at the places (None: their own), in the precision of `like` and on its device."""
         value = self.value if value is None else value
-        found = torch.zeros(self.shape.numel(), dtype=like.dtype, device=like.device)
+        size = (self.shape.numel(),)
+        if like.device.type == "cpu":
+            # Into memory that was used before: fresh pages cost more than what is written to them.
+            found = memory.empty(size, like.dtype).zero_()
+        else:
+            found = torch.zeros(size, dtype=like.dtype, device=like.device)
         found[self.flat.long()] = (
             torch.ones((), dtype=like.dtype, device=like.device) if value is None else value.to(like)
         )
@@ -62,3 +68,13 @@ class Places(NamedTuple):
         neurons = self.shape[2:]
         wide = number.detach().to(device=self.flat.device, dtype=dtype).expand(neurons).reshape(-1)
         return wide[self.flat.long() % max(1, neurons.numel())]
+
+
+def count(raster: Tensor) -> int:
+    """How many places of a raster are not zero."""
+    return int(np.count_nonzero(_nonzero(raster)) if raster.device.type == "cpu" else torch.count_nonzero(raster))
+
+
+def _nonzero(raster: Tensor) -> np.ndarray:
+    """On booleans NumPy is many times as fast as on numbers, and as torch."""
+    return raster.detach().numpy() != 0
