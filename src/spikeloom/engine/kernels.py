@@ -11,8 +11,6 @@ in the first cache, and runs all steps of it. Threads take blocks from a shared 
 # pyright: reportCallIssue=false
 # (Numba gives intrinsics their first argument, the typing context.)
 
-from numba import njit
-
 from . import primitives as p
 
 # The table's first entries. "next" and "slot" are counters. Counts are of the program's names; "fed" is the port that
@@ -34,7 +32,7 @@ ROWS = 1024  # bytes of a table of row addresses
 load, store, copy = p.load, p.store, p.copy
 
 
-@njit
+@p.inner
 def row_of(table, k, t, lo, n, spare, direct):
     """The address of lanes lo .. lo + n of array k at step t: in place, or else (and if not `direct`) in `spare`."""
     source, neurons, size = table + 8 * COUNT + ENTRY * k, load(table, NEURONS), load(table, SIZE)
@@ -53,7 +51,7 @@ def row_of(table, k, t, lo, n, spare, direct):
     return spare
 
 
-@njit
+@p.inner
 def ask_for(table, first, count, t, lo, n):
     """Have the rows of arrays at a step on their way, if there is such a step: they lie on pages far apart."""
     size = load(table, SIZE)
@@ -64,7 +62,7 @@ def ask_for(table, first, count, t, lo, n):
                 p.prefetch(load(source, 0) + t * load(source, 1) + lo * size, n * size)
 
 
-@njit
+@p.inner
 def prepare(table, rows, first, work, lo, n):
     """Coefficients and lengths of a block, which last for all its steps; returns where free memory begins."""
     count, lengths, neurons = load(table, COEFFICIENTS), load(table, LENGTHS), load(table, NEURONS)
@@ -80,7 +78,7 @@ def prepare(table, rows, first, work, lo, n):
     return work
 
 
-@njit
+@p.inner
 def fed_input(table, x, y, start, t, lo, n, target):
     """The input of a step with what comes back from the step before, event by event."""
     size, neurons = load(table, SIZE), load(table, NEURONS)
@@ -103,7 +101,7 @@ def fed_input(table, x, y, start, t, lo, n, target):
                 p.add_scaled((to, weight + (m + k) * width, spikes + k * size), neurons, size)
 
 
-@njit
+@p.inner
 def input_rows(table, rows, x, t, lo, n, work, back):
     """Write the addresses of a step's inputs into a table of rows; `back` is that of the port that is fed back."""
     for k in range(load(table, PORTS)):
@@ -150,7 +148,7 @@ def forward(table):
             copy(row_of(table, z_out + k, 0, lo, n, 0, True), z + k * pitch, n * size)
 
 
-@njit
+@p.inner
 def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work):
     """States before each step of a chunk, from the kept one; where a port is fed back, its inputs too."""
     states, ports, pitch, size = load(table, STATES), load(table, PORTS), load(table, PITCH), load(table, SIZE)
@@ -168,7 +166,7 @@ def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work):
             p.call_row(load(table, REPLAY), n, first + i, rows)
 
 
-@njit
+@p.inner
 def arriving(table, rows, g, d, t, lo, n, work):
     """Write the addresses of the gradients that arrive at a step's output and records into the table of rows."""
     pitch, ports, neurons, size = load(table, PITCH), load(table, PORTS), load(table, NEURONS), load(table, SIZE)
@@ -185,7 +183,7 @@ def arriving(table, rows, g, d, t, lo, n, work):
         store(rows, ports + k, place)
 
 
-@njit
+@p.inner
 def add_up(table, sums, group, lo, n):
     """Add a block's coefficient gradients, in double precision, to those of its group."""
     wanted, neurons = load(table, WANTED), load(table, NEURONS)

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .vector import I64, Body, lanes
+
+# What kernels alone call: wrappers for Python and C would take a tenth of the time of the first compilation.
+inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore[reportCallIssue]
 
 
 def _address(builder: Any, address: Any, kind: Any) -> Any:

@@ -8,8 +8,6 @@ inner_step bytes after `dense`; its events are start[r] .. stop[r] of `channel` 
 # pyright: reportCallIssue=false
 # (Numba gives intrinsics their first argument, the typing context.)
 
-from numba import njit
-
 from . import primitives as p
 from . import product_primitives as q
 
@@ -26,7 +24,7 @@ DEEP = 34
 load, load32, store32, copy = p.load, p.load32, p.store32, p.copy
 
 
-@njit
+@p.inner
 def place(table, r):
     """The address of row r of the dense array."""
     outer = r // load(table, INNER)
@@ -73,7 +71,7 @@ def linear_gradient(table):
             q.add_to_rows(at, load32(start, r), load32(stop, r), load(table, VECTORS), count, size)
 
 
-@njit
+@p.inner
 def convolve(table, r, image, packed, forward):
     """Every event of a row meets the kernel at all places of the image that see it: adds the weights to the image, or
     (if not `forward`) the image to the weights.
