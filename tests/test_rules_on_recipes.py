@@ -153,3 +153,5 @@ def test_silent_hidden_neurons_cost_something_and_busy_ones_nothing():
     spikes[5, 1, :3] = 1  # three neurons fire for one of the samples, the fourth for none
     run = sl.network.Run(None, None, {"0.v": membranes, "0.spikes": spikes}, {}, {}, {}, None, 1e-3)
     assert experiment.activity_cost(run, torch.zeros(3)).item() == pytest.approx(10.0 * 0.75 / 4)
+    spikes[7, 2, 3] = 1
+    assert experiment.activity_cost(run, torch.zeros(3)).item() == 0

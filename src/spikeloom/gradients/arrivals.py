@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import Source
+from ..engine.matrix import Matrix
 from ..engine.products import event_weight_gradient, suited
 from .places import Places
 
+# A product at all places takes less time than one at each spike where one place in so many has a spike.
+CROWDED = 64
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -57,7 +60,10 @@ class Arrivals:
     def _of_matrix(self, g: Tensor) -> Tensor:
         assert self.matrix is not None
         weight = self.matrix.weight
-        if not isinstance(self.events, Places) and suited(self.events, weight):
+        if isinstance(self.events, Places):
+            if suited(g, weight):
+                return Matrix(*weight.shape).weight_gradient(self.events.rows().reversed(), g, weight)
+        elif suited(self.events, weight):
             return event_weight_gradient(self.events, g, weight, reverse=True)
         row, channel, value = self._listed()
         each = g.flatten(0, 1)[row]
@@ -71,8 +77,12 @@ class Arrivals:
             reach: lambda_V - lambda_I at the start of each step, with time reversed.
         """
         if self.matrix is not None:
+            weight = self.matrix.weight.detach().to(reach)
+            if len(self.events.flat) * CROWDED > self.events.shape.numel():
+                met = (reach.flatten(0, 1) @ weight).reshape(self.events.shape)
+                return self.events.dense(self.events.reversed().take(met), self.like)
             row, channel, _ = self._listed()
-            each = (reach.flatten(0, 1)[row] * self.matrix.weight.detach().t()[channel].to(reach)).sum(-1)
+            each = (reach.flatten(0, 1)[row] * weight.t()[channel]).sum(-1)
             return self.events.dense(each, self.like)
         x = self.events.reversed().dense(None, self.like)
         with torch.enable_grad():

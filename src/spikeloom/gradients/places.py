@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..engine import memory
+from ..engine.rows import Rows
 
 
 class Places(NamedTuple):
@@ -44,6 +45,13 @@ class Places(NamedTuple):
             return self
         step = self.flat // self.row
         return self._replace(flat=self.flat + (self.shape[0] - 1 - 2 * step) * self.row)
+
+    def rows(self) -> Rows:
+        """The same of a raster [T, B, N] on the CPU, as event-driven products read it."""
+        steps, batch, channels = self.shape
+        ends = torch.searchsorted(self.flat, torch.arange(steps * batch + 1, dtype=self.flat.dtype) * channels).int()
+        shape = (steps, batch, channels)
+        return Rows(ends[:-1], ends[1:], (self.flat % channels).int(), self.value, shape, True)
 
     def dense(self, value: Tensor | None, like: Tensor) -> Tensor:
         """A raster with these values at the places (None: their own), in the precision of `like` and on its device."""

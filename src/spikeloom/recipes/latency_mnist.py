@@ -64,7 +64,7 @@ class LatencyMnist(Experiment):
 
     rule: Literal["bptt", "eventprop"] = "bptt"
     epsilon: float = 1e-2
-    loss_function: Literal["cross_entropy", "spike_count"] = "cross_entropy"
+    loss_function: Literal["cross_entropy", "mean", "spike_count"] = "cross_entropy"
     learned: bool = True
     hidden: int = 128
     steps: int = 100
@@ -91,7 +91,7 @@ class LatencyMnist(Experiment):
         for key in ("weights", "readout_weights"):
             if len(getattr(self, key)) != 2:
                 raise ValueError(f"{self.name} got {key}={getattr(self, key)}; expected mean,deviation, such as 0,0.3.")
-        if self.rule == "eventprop" and (self.loss_function != "cross_entropy" or self.tau_synapse <= 0):
+        if self.rule == "eventprop" and (self.loss_function == "spike_count" or self.tau_synapse <= 0):
             raise ValueError(
                 f"{self.name} got rule=eventprop, loss_function={self.loss_function}, "
                 f"tau_synapse={self.tau_synapse:g}; EventProp has no gradient of counts, and needs outputs with a "
@@ -151,6 +151,8 @@ class LatencyMnist(Experiment):
     def decode(self, output: Tensor) -> Tensor:
         if self.loss_function == "spike_count":
             return decoding.spike_count(output)
+        if self.loss_function == "mean":
+            return decoding.mean_over_time(output)
         return decoding.max_over_time(output)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -199,7 +201,11 @@ class LatencyMnistEventProp(LatencyMnist):
     def activity_cost(self, run: Run, target: Tensor) -> Tensor:
         # All samples of the batch as one trial: a neuron that fires for some of them is awake.
         membranes, spikes = (run.records[name].flatten(0, 1).unsqueeze(1) for name in self.record)
-        return regularizers.silence(membranes, spikes, v_th=1.0, strength=self.wake)
+        silent = (spikes.detach().amax((0, 1)) == 0).nonzero().squeeze(1)
+        if not len(silent):
+            return spikes.new_zeros(())
+        share = len(silent) / spikes.shape[-1]  # the others cost nothing, and are many
+        return regularizers.silence(membranes[..., silent], spikes[..., silent], 1.0, strength=self.wake * share)
 
 
 def latency_mnist() -> LatencyMnist:
