@@ -80,8 +80,9 @@ def exactly(net, run, times, channels, label):
 def test_recipes_learn_by_exact_gradients(make, tmp_path, monkeypatch):
     monkeypatch.setattr(sl.datasets, "mnist", of_digits)
     sizes = {"hidden": 40, "epochs": 2, "test": False, "validation": 0.3, "batch_size": 32, "lr": 2e-2}
-    fitted = training.fit(replace(make(), **EXACT, **sizes, shift=0), tmp_path)
-    assert fitted.task.gradient == (sl.EventProp() if make is learned_time_constants else sl.EventProp(epsilon=0.1))
+    experiment = replace(make(), **EXACT, **sizes, shift=0, epsilon=0.3)
+    fitted = training.fit(experiment, tmp_path)
+    assert fitted.task.gradient == sl.EventProp(epsilon=0.3)
     assert fitted.rows[-1]["validation_accuracy"] > 0.4  # chance is 0.1
     if make is learned_time_constants:
         neuron = fitted.task.network[1].neuron
@@ -90,7 +91,7 @@ def test_recipes_learn_by_exact_gradients(make, tmp_path, monkeypatch):
 
 
 def test_the_latency_code_fills_its_window_and_the_trial_goes_on():
-    experiment = latency_mnist_eventprop()
+    experiment = replace(latency_mnist_eventprop(), steps=40)
     spikes, _ = experiment._loader(of_digits(None, train=False)).batch(torch.arange(20))
     assert spikes.shape == (40, 20, 784)
     assert spikes.time.min() == 0 and 13 <= spikes.time.max() < 20
@@ -145,6 +146,13 @@ def test_one_network_learns_by_every_rule(task):
         after[name] = net[0].connection.weight.detach()
     found = list(after.values())
     assert all(not torch.equal(a, b) for k, a in enumerate(found) for b in found[:k])
+
+
+@pytest.mark.parametrize("make", [learned_time_constants, latency_mnist_eventprop])
+def test_the_class_is_the_highest_output_at_any_time_or_on_average(make):
+    output = torch.tensor([[5.0, 1.0], [0.0, 1.0], [0.0, 7.0], [10.0, 6.0]])[:, None]
+    assert replace(make(), loss_function="cross_entropy").decode(output).tolist() == [[10.0, 7.0]]
+    assert replace(make(), loss_function="mean").decode(output).tolist() == [[3.75, 3.75]]
 
 
 def test_silent_hidden_neurons_cost_something_and_busy_ones_nothing():

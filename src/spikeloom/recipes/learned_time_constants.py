@@ -27,10 +27,12 @@ class LearnedTimeConstants(Experiment):
     A pixel p drives a leaky integrate-and-fire neuron with the current (p - 0.1307) / 0.3081, and its spikes are the
     input. Each of the recurrent neurons, none of which feeds itself, has a tau_mem and a threshold of its own, drawn
     from log-normal distributions and learned. The outputs are leaky integrators; the class is the one that rises
-    highest.
+    highest, or with loss_function=mean the one that is highest on average.
 
     Arguments:
         rule: "bptt" for surrogate gradients, "eventprop" for exact ones.
+        epsilon: of `EventProp`, the least slope of a membrane that fires, in parts of the threshold.
+        loss_function: "cross_entropy" of the highest membrane potentials, or "mean" for that of their means over time.
         learned: train tau_mem and v_th of each recurrent neuron, or else leave them as they were drawn.
         hidden: number of recurrent neurons.
         steps: time steps T of 1 ms.
@@ -69,6 +71,8 @@ class LearnedTimeConstants(Experiment):
     threads: int = 1
 
     rule: Literal["bptt", "eventprop"] = "bptt"
+    epsilon: float = 1e-2
+    loss_function: Literal["cross_entropy", "mean"] = "cross_entropy"
     learned: bool = True
     hidden: int = 100
     steps: int = 32
@@ -97,7 +101,7 @@ class LearnedTimeConstants(Experiment):
             )
 
     def gradient(self) -> EventProp | BPTT:
-        return EventProp() if self.rule == "eventprop" else BPTT()
+        return EventProp(epsilon=self.epsilon) if self.rule == "eventprop" else BPTT()
 
     def network(self) -> nn.Module:
         neuron = CubaLIF(
@@ -143,6 +147,8 @@ class LearnedTimeConstants(Experiment):
         )
 
     def decode(self, output: Tensor) -> Tensor:
+        if self.loss_function == "mean":
+            return decoding.mean_over_time(output)
         return decoding.max_over_time(output)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
