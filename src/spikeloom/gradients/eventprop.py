@@ -37,7 +37,8 @@ class EventProp:
 
     Args:
         epsilon: tau_mem V'- is taken to be at least epsilon v_th, for the gradient grows without bound where V grazes
-            the threshold. `Run.counts` says how many spikes that was, "clamped", of all "spikes".
+            the threshold. `Run.counts` says how many spikes that was, "clamped", of all "spikes". Small values are for
+            short steps; with steps of 1 ms and hundreds of inputs, 1 to 3 keeps a few spikes from outweighing the rest.
         spike_count: spikes per neuron and trial to draw the network to, or None. Not the derivative of a loss (counts
             have none): each spike of a neuron with n spikes in a trial adds, just before it,
 

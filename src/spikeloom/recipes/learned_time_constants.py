@@ -71,7 +71,7 @@ class LearnedTimeConstants(Experiment):
     threads: int = 1
 
     rule: Literal["bptt", "eventprop"] = "bptt"
-    epsilon: float = 1e-2
+    epsilon: float = 3.0
     loss_function: Literal["cross_entropy", "mean"] = "cross_entropy"
     learned: bool = True
     hidden: int = 100

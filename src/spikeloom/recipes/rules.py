@@ -40,11 +40,12 @@ class Rules(Experiment):
         tau_mem: membrane time constant of all neurons in seconds.
         tau_syn: synaptic time constant of all neurons in seconds.
         width: width of the surrogate; EventProp has none.
+        epsilon: of `EventProp`, the least slope of a membrane that fires, in parts of the threshold.
         scale: scores are so many times the mean membranes.
     """
 
     name: ClassVar[str] = "rules"
-    positive: ClassVar[tuple[str, ...]] = ("hidden", "tau_mem", "tau_syn", "width", "scale")
+    positive: ClassVar[tuple[str, ...]] = ("hidden", "tau_mem", "tau_syn", "width", "epsilon", "scale")
 
     epochs: int = 20
     batch_size: int = 32
@@ -58,13 +59,14 @@ class Rules(Experiment):
     tau_mem: float = 20e-3
     tau_syn: float = 5e-3
     width: float = 0.1
+    epsilon: float = 0.3
     scale: float = 10.0
 
     def gradient(self) -> Any:
         if self.rule == "bptt":
             return BPTT()
         if self.rule == "eventprop":
-            return EventProp()
+            return EventProp(epsilon=self.epsilon)
         # Trials are run as a whole, so no traces are carried from one run to the next.
         if self.rule == "ottt":
             return OTTT(carry=False)
