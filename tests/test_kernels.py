@@ -14,7 +14,7 @@ from torch import nn
 
 import spikeloom as sl
 from parity import SINGLE, compare, current, flat, learned, outcome, poisoned  # noqa: F401
-from spikeloom.engine import choice, generated, memory, program, threads
+from spikeloom.engine import choice, generated, memory, objects, program, threads
 from spikeloom.engine.graph import Graph, Node
 from tables import make
 
@@ -44,6 +44,14 @@ def test_what_cannot_be_fused_is_named_once_and_runs_eagerly():
         warnings.simplefilter("error")
         sl.run(subject, x)
     with pytest.raises(ValueError, match="engine='cpu' cannot run this Odd: digamma has no elementwise form"):
+        sl.run(subject, x, engine="cpu")
+
+
+def test_without_what_makes_kernels_the_eager_engine_runs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    subject, x = sl.Layer(None, sl.LIF(4)), current(5, 2, 4)
+    assert sl.run(subject, x).engines == {"": "eager"}
+    with pytest.raises(ValueError, match="engine='cpu' cannot run this LIF: numba is not installed.*engine='auto'"):
         sl.run(subject, x, engine="cpu")
 
 
@@ -149,12 +157,12 @@ def test_a_broken_kernel_is_seen(monkeypatch):
 
 
 SCRIPT = """
-import torch, spikeloom as sl
+import sys, torch, spikeloom as sl
 torch.manual_seed(0)
 layer = sl.Layer(None, sl.AdLIF(3, learn="tau_mem"))
 run = sl.run(layer, torch.rand(9, 2, 3).requires_grad_(), engine="cpu")
 run.output.sum().backward()
-print(float(run.state.neuron.v.sum()))
+print(float(run.state.neuron.v.sum()), "numba" in sys.modules)
 """
 
 
@@ -165,7 +173,19 @@ def test_processes_share_a_cache(tmp_path):
     printed = {process.communicate(timeout=120)[0] for process in running}
     assert {process.returncode for process in running} == {0} and len(printed) == 1
     assert not list(tmp_path.glob("*.part")) and len(list(tmp_path.glob("AdLIF_*.py"))) == 2
-    assert any(tmp_path.rglob("*.nbi")), "compiled code is kept"
+    if not objects.HERE:
+        assert any(tmp_path.rglob("*.nbi")), "Numba keeps compiled code"
+        return
+
+    def again():
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    (first,) = printed
+    assert again() == first.replace("True", "False"), "code from the disk takes no Numba"
+    (code,) = tmp_path.glob("AdLIF_forward_*.kernel")
+    code.write_bytes(code.read_bytes()[:-100])
+    assert again() == first, "a damaged file is compiled anew"
+    assert again() == first.replace("True", "False")
 
 
 # Steps that nobody wrote: sums, products, quotients and choices of states, input and coefficients.

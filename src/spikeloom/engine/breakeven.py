@@ -12,6 +12,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,8 +167,6 @@ def _keep(path: Path, key: str, measured: Costs) -> None:
 @functools.cache
 def _file(threads: int) -> Path:
     """Where costs are kept, by a digest of what they depend on."""
-    import numba
-
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line for line in lines if line.startswith("model name")), "")
@@ -176,7 +175,7 @@ def _file(threads: int) -> Path:
     here = Path(__file__).parent
     files = ("product_kernels.py", "product_primitives.py", "matrix.py", "convolution.py", "rows.py")
     text = "".join((here / name).read_text() for name in files)
-    about = (model, platform.processor(), platform.machine(), threads, torch.__version__, numba.__version__, text)
+    about = (model, platform.processor(), platform.machine(), threads, torch.__version__, version("numba"), text)
     return cache_directory() / f"costs_{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.json"
 
 

@@ -1,6 +1,6 @@
 """From a loop to the fused operator and back: what a fused engine is to a layer and to a gradient rule."""
 
-import importlib
+import importlib.util
 from typing import Any
 
 import torch
@@ -39,10 +39,9 @@ def check(loop: Loop, device: str | None = None) -> None:
         raise Unsuited("a functorch transform (torch.func) or a forward-mode derivative is at work")
     if not loop.shape or 0 in loop.shape[1:]:
         raise Unsuited("it has no neurons")
-    try:
-        importlib.import_module(MODULES[found])
-    except ImportError as error:
-        raise Unsuited(f"{MODULES[found]} cannot be imported ({error})") from error
+    # Not imported here: where kernels lie ready on disk, it need not be.
+    if importlib.util.find_spec(MODULES[found]) is None:
+        raise Unsuited(f"{MODULES[found]} is not installed, which makes its kernels")
 
 
 def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge, device: str | None = None) -> Pass:
@@ -52,9 +51,11 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge, de
         Unsuited, NoElementwiseForm: a loop that this engine does not run, said in a sentence.
     """
     check(loop, device)
-    if loop.feedback is not None and not _plain(loop.feedback, loop.shape):
-        return _step_by_step(loop, state, start, stop, edge)
-    return _whole(loop, state, start, stop, edge)
+    plain = loop.feedback is None or _plain(loop.feedback, loop.shape)
+    try:
+        return (_whole if plain else _step_by_step)(loop, state, start, stop, edge)
+    except ImportError as error:
+        raise Unsuited(f"what makes its kernels cannot be imported ({error})") from error
 
 
 def _plain(feedback: Feedback, shape: tuple[int, ...]) -> bool:

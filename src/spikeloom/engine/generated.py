@@ -1,4 +1,4 @@
-"""Kernels from programs: written as a source file to the cache directory, compiled by Numba, and cached there."""
+"""Kernels from programs: written as a source file to the cache directory, compiled by Numba, and kept there."""
 
 import functools
 import hashlib
@@ -9,11 +9,13 @@ import stat
 import sys
 import tempfile
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from . import objects
 from .graph import Graph, Node
 from .program import PROGRAMS, Program
 
@@ -117,13 +119,10 @@ def parse(text: str) -> tuple[Any, ...]:
 
 @functools.cache
 def _engine_version() -> str:
-    """A digest of the code that makes kernels: Numba's cache looks at the generated file alone."""
-    import llvmlite
-    import numba
-
+    """A digest of the code that makes kernels, of which the generated file says nothing."""
     here = Path(__file__).parent
-    files = ("vector.py", "exponential.py", "primitives.py", "product_primitives.py", "generated.py")
-    text = "".join((here / name).read_text() for name in files) + numba.__version__ + llvmlite.__version__
+    files = ("vector.py", "exponential.py", "primitives.py", "product_primitives.py", "generated.py", "objects.py")
+    text = "".join((here / name).read_text() for name in files) + version("numba") + version("llvmlite")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -139,13 +138,9 @@ def row_functions(key: str, wanted: Wanted, backward: bool) -> tuple[Any, ...]:
 
 @functools.cache
 def _build(name: str, text: str, functions: tuple[str, ...]) -> tuple[Any, ...]:
-    """Functions of a generated file, by way of Numba and its cache."""
-    from numba import cfunc, types
-
-    module = _module(name, text)
+    """Functions of a generated file."""
     COMPILED.append(name)
-    compile = cfunc(types.void(types.int64, types.int64, types.int64), cache=True, error_model="numpy")
-    return tuple(compile(getattr(module, function)) for function in functions)
+    return tuple(_function(name, text, function, 3) for function in functions)
 
 
 @functools.cache
@@ -155,29 +150,54 @@ def kernel(file: str, name: str) -> Any:
     It is compiled from a copy in the cache directory, named for all that goes into it: Numba would look at the file
     alone, and take old code where only what it calls has changed.
     """
+    with _lock:
+        return _function(*_copy(file), name, 1)
+
+
+def _function(name: str, text: str, function: str, arguments: int) -> Any:
+    """A function of a module from source text, as a C function of so many integers: from the cache, or by Numba."""
+    path = _folder() / f"{name}.{function}.{objects.processor()}{objects.ENDING}"
+    found = objects.load(path, arguments) if objects.HERE else None
+    if found is not None:
+        return found
     from numba import cfunc, types
 
-    with _lock:
-        return cfunc(types.void(types.int64), cache=True, error_model="numpy")(getattr(_copy(file), name))
+    signature = types.void(*(types.int64,) * arguments)
+    compile = cfunc(signature, cache=not objects.HERE, error_model="numpy")
+    compiled = compile(getattr(_module(name, text), function))
+    if not objects.HERE:
+        return compiled
+    objects.save(path, compiled)
+    found = objects.load(path, arguments)
+    assert found is not None, path
+    return found
 
 
 @functools.cache
-def _copy(file: str) -> Any:
+def _copy(file: str) -> tuple[str, str]:
+    """Name and text of the copy of one of the engine's own files."""
     text = (Path(__file__).parent / f"{file}.py").read_text().replace("from . import", "from spikeloom.engine import")
     digest = hashlib.sha256((text + _engine_version()).encode()).hexdigest()[:24]
-    return _module(f"{file}_{digest}", text)
+    return f"{file}_{digest}", text
+
+
+def _folder() -> Path:
+    folder = cache_directory()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def _module(name: str, text: str) -> Any:
     """A module from source text, by way of the cache directory."""
-    folder = cache_directory()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = _folder()
     path = folder / f"{name}.py"
     if not path.exists():
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as file:
             file.write(text)
         os.replace(file.name, path)
     name = f"spikeloom_kernel_{name}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     # Numba looks a function's module up by its name when it loads it from its cache.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import memory, threads
+from .objects import lanes
 from .rows import Rows, call, strided
 
 MOST_VECTORS = 8  # of a tile, as in product_primitives.py
@@ -41,8 +42,6 @@ class Matrix:
 
     def tiles(self, size: int) -> tuple[int, int, int]:
         """Vectors of a tile, numbers of a tile, and how many tiles."""
-        from .vector import lanes
-
         needed = -(-self.outputs // lanes(size))
         vectors = min(MOST_VECTORS, 1 << (needed - 1).bit_length())
         width = vectors * lanes(size)

@@ -8,7 +8,8 @@ from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .vector import I64, Body, lanes
+from .objects import lanes
+from .vector import I64, Body
 
 # What kernels alone call: wrappers for Python and C would take a tenth of the time of the first compilation.
 inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore[reportCallIssue]

@@ -5,16 +5,16 @@ more, and LLVM gives up where it would have to prove that so many do not overlap
 multiply, then add, as torch does.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from . import exponential
 from .graph import COMPARE, Graph, Node
+from .objects import lanes
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 # Operations for which LLVM has an instruction on vectors.
@@ -24,13 +24,6 @@ ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "fmod"
 
 def float_type(size: int) -> ir.Type:
     return ir.FloatType() if size == 4 else ir.DoubleType()
-
-
-@functools.cache
-def lanes(size: int) -> int:
-    """How many numbers of `size` bytes one vector register holds."""
-    wide = binding.get_host_cpu_features().get("avx512f", False)
-    return (64 if wide else 32) // size
 
 
 class Body:
