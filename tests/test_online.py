@@ -1,6 +1,7 @@
 """Online rules: streams, states, feedback matrices, connections of all kinds, and what is refused in a sentence."""
 
 import gc
+import itertools
 import weakref
 
 import pytest
@@ -170,6 +171,11 @@ def lif(connection=None, neuron=None, recurrent=None):
             sl.EProp(feedback="random"),
             "feedback='random' sends learning signals back through a matrix B of the connection, which this Linear",
         ),
+        (
+            lambda: lif(nn.Sequential(nn.Linear(6, 4), nn.Dropout())),
+            sl.EProp(),
+            "calls a connection again in the backward pass, where Dropout would be another function",
+        ),
         (lambda: lif(recurrent=nn.Linear(4, 4)), sl.OTTT(), "layers without a recurrent connection"),
         (lambda: lif(neuron=sl.ALIF(4)), sl.OTTT(), "which this ALIF does not allow"),
         (lambda: lif(neuron=sl.LIF(4, refractory=2)), sl.OTTT(), "without refractory period"),
@@ -230,3 +236,69 @@ def test_without_gradients_nothing_is_traced():
     with torch.no_grad():
         run = sl.run(layer, inputs(), state, gradient=sl.EProp())
     assert run.state.rule == () and torch.equal(run.output, sl.run(layer, inputs(), state).output)
+
+
+def test_a_run_under_another_rule_ends_the_traces():
+    net, x, weight = network(), inputs(), weights()
+    rule = sl.RTRL(kappa=KAPPA)
+    for middle in (sl.BPTT(), rule):
+        state = sl.run(net, x[:10], gradient=rule).state
+        with torch.no_grad():
+            state = sl.run(net, x[10:20], state, gradient=middle).state
+        (sl.run(net, x[20:], state, gradient=rule).output * weight[20:]).sum().backward()
+        if middle is not rule:
+            ended = gradients(net)
+    assert_equal(gradients(net), ended, without=("v_init.raw",))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 4), (1, 5)])
+def test_traces_of_neurons_on_several_axes(shape):
+    torch.manual_seed(0)
+    x, weight = torch.rand(20, 3, *shape), torch.randn(20, 3, *shape)
+    layer = sl.Layer(None, sl.LIF(shape, learn="tau_mem"))
+    found = []
+    for pieces in ((0, 20), (0, 3, 4, 20)):
+        layer.zero_grad()
+        state = None
+        for a, b in itertools.pairwise(pieces):
+            run = sl.run(layer, x[a:b], state, gradient=sl.EProp())
+            state = run.state
+            (run.output * weight[a:b]).sum().backward()
+        found.append(layer.neuron.params["tau_mem"].raw.grad.clone())
+    assert found[0].any() and torch.allclose(*found, rtol=1e-12)
+
+
+def test_learned_first_states_alone_learn_in_pieces():
+    x, weight = torch.rand(20, 3, 4), torch.randn(20, 3, 4)
+    layer = sl.Layer(None, sl.LI(4, learn="v_init"))
+    found = []
+    for pieces in ((0, 20), (0, 3, 4, 20)):
+        layer.zero_grad()
+        state = None
+        for a, b in itertools.pairwise(pieces):
+            run = sl.run(layer, x[a:b], state, gradient=sl.RTRL())
+            state = run.state
+            (run.output * weight[a:b]).sum().backward()
+        found.append(layer.neuron.params["v_init"].raw.grad.clone())
+    assert found[0].any() and torch.allclose(*found, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [sl.EProp(), sl.EventProp()])
+def test_parameters_put_in_for_one_call_are_refused(rule):
+    convolution = nn.Sequential(nn.Conv1d(6, 4, 1, bias=False), nn.Flatten())
+    net = sl.Sequential(sl.Layer(convolution, sl.CubaLIF(4)), dt=1e-3)
+    other = {name: p.detach().abs().requires_grad_() for name, p in net.named_parameters()}
+    x = inputs()[..., None]
+
+    class Run(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return sl.run(self.net, x, gradient=rule).output
+
+    y = torch.func.functional_call(Run(), {f"net.{n}": p for n, p in other.items()}, (x,))
+    assert y.any()
+    with pytest.raises(RuntimeError, match="are not those with which it ran, as under torch.func.functional_call"):
+        (y * (y > 0)).sum().backward()

@@ -58,7 +58,9 @@ class Constraint:
         centre = initial.log() if self.logarithmic else initial
         lowest, highest = (math.log(low), math.log(high)) if self.logarithmic else (low, high)
         room = torch.where(move >= 0, highest - centre, centre - lowest)
-        moved = centre + move / (1 + move.abs() / room)
+        # At a bound there is no room on one side, and 0 / 0 would be no number.
+        tight = torch.where(room > 0, room, 1.0)
+        moved = centre + torch.where(room > 0, move / (1 + move.abs() / tight), 0.0)
         # exp(log(x)) is not x to the last bit, and an untrained parameter is to be what was asked for, exactly.
         value = initial * torch.exp(moved - centre) if self.logarithmic else moved
         # Rounding may pass a bound by one bit. (The initial value was checked; it counts as inside.)

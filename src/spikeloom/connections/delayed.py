@@ -92,7 +92,7 @@ class Delayed(nn.Module):
         if per not in ("axon", "synapse"):
             raise ValueError(f"Delayed got per={per!r}; expected 'axon' or 'synapse'.")
         self.connection, self.maximum, self.per = connection, float(maximum), per
-        self.widest = self.width = width
+        self.width = width
         self.dt_given = dt is not None
         self.dt = check_dt(dt) if dt is not None else DEFAULT_DT
         axes = _shape(connection, per, shape)
@@ -117,7 +117,7 @@ class Delayed(nn.Module):
     def width(self, value: float) -> None:
         if not 0 <= value < math.inf:
             raise ValueError(f"Delayed got width={value!r}; expected seconds, 0 or more.")
-        self._width = float(value)
+        self._width = self.widest = float(value)
 
     @property
     def parameter(self) -> ParameterValue:
@@ -195,6 +195,11 @@ class Delayed(nn.Module):
             raise ValueError(
                 f"Delayed got input of {tuple(waiting.shape[2:])} neurons for {linear}; expected [T, B, "
                 f"{linear.in_features}]."
+            )
+        if linear._forward_pre_hooks or linear._forward_hooks:
+            raise ValueError(
+                "Delayed with per='synapse' reads its connection's weight, and hooks on it, as pruning puts there, "
+                "would not run; make the pruning permanent (torch.nn.utils.prune.remove) or write per='axon'."
             )
         y = self._by_synapse(waiting, linear.weight)
         return y if linear.bias is None else y + linear.bias
@@ -309,7 +314,7 @@ def anneal_delays(network: nn.Module, done: float, *, until: float = 0.25) -> No
     for module in network.modules():
         if isinstance(module, Delayed) and module.width > 0:
             narrowest = min(module.widest, module.dt / 2)
-            module.width = module.widest * (narrowest / module.widest) ** min(1.0, done / until)
+            module._width = module.widest * (narrowest / module.widest) ** min(1.0, done / until)
 
 
 def round_delays(network: nn.Module) -> nn.Module:

@@ -105,7 +105,7 @@ def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge)
         taken = steps if lengths is None else lengths.reshape(neuron.clock.shape)
         finals |= {"clock": neuron.clock + taken, "stream": neuron.stream}
     output = y.to(loop.output_dtype)
-    back: Any = () if loop.feedback is None else _last(output, state.feedback, lengths)
+    back: Any = () if loop.feedback is None else last_output(output, state.feedback, lengths)
     records = {n: output if n in ("spikes", "output") else recorded[n] for n in loop.record}
     return Pass(output, LoopState(type(neuron)(**finals), back, state.recurrent, state.rule), records)
 
@@ -134,7 +134,7 @@ def _input(loop: Loop, state: LoopState, name: str, start: int, stop: int) -> Te
     return torch.zeros((), dtype=loop.dtype, device=like.device).expand(stop - start, *loop.shape)
 
 
-def _last(output: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
+def last_output(output: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
     """The last output of each sample."""
     if len(output) == 0:
         return before

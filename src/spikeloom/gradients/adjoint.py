@@ -15,7 +15,7 @@ from ..zero import ZERO
 from .arrivals import Arrivals
 from .costate import AdaptiveCostate, Costate
 from .delays import DelayedArrivals, backwards, of_recurrence
-from .meaning import check_gradient
+from .meaning import check_gradient, check_parameters
 from .parameters import coefficient_gradients
 from .places import Places
 
@@ -343,6 +343,7 @@ class _Back:
         for_x, for_weights = self.needed["x"][0], self._learns("connection")
         if source is None or not (for_x or for_weights):
             return
+        check_parameters(source.module, self.groups["connection"])
         given = (source, job.events if inputs is None else inputs, job.like, self.needed["connection"])
         arrivals = DelayedArrivals(*given) if isinstance(source.module, Delayed) else Arrivals(*given)
         if for_weights:

@@ -42,8 +42,8 @@ class Arrivals:
         if self.matrix is not None:
             found = []
             for parameter, need in zip(self.matrix.parameters(), self.needed, strict=True):
-                if not need:
-                    found.append(None)
+                if not need or (parameter is not self.matrix.weight and parameter is not self.matrix.bias):
+                    found.append(None)  # a matrix for learning signals has no part in exact gradients
                 elif parameter is not self.matrix.weight:
                     found.append(g.sum((0, 1)).to(parameter))
                 else:

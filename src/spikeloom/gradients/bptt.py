@@ -48,7 +48,7 @@ class BPTT:
         for name, value in (("truncate", self.truncate), ("checkpoint", self.checkpoint)):
             if value is None or (name == "checkpoint" and value == "time"):
                 continue
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 hint = ", 'time'" if name == "checkpoint" else ""
                 raise ValueError(f"BPTT got {name}={value!r}; expected a whole number of steps{hint}, or None.")
         if self.truncate and self.checkpoint == "time":
@@ -56,6 +56,7 @@ class BPTT:
 
     def __call__(self, loop: Loop, state: LoopState, engine: Engine) -> Pass:
         """Run a loop with an engine, so that gradients travel back by this rule."""
+        state = state._replace(rule=())  # another rule's traces know nothing of the steps to come
         span = self.truncate or max(1, loop.steps)
         every = None if self.checkpoint == "time" else self.checkpoint
         piece = min(every or span, span)

@@ -7,6 +7,7 @@ import torch
 
 from ..connections import Delayed
 from ..engine import Engine, Loop, LoopState, Pass
+from ..engine.fused import last_output
 from .adjoint import Job, Node
 from .meaning import check
 
@@ -44,7 +45,8 @@ class EventProp:
 
                 dL/dV += strength / (B v_th) (n - spike_count) / spike_count
 
-            so that a neuron that is too busy gets weaker input, and one that is too quiet stronger.
+            so that a neuron that is too busy gets weaker input, and one that is too quiet stronger. It is added in
+            each backward pass, and does not grow with a factor before the loss, as gradient scalers put one.
         spike_count_strength: strength, in units of the loss.
 
     Raises:
@@ -76,12 +78,15 @@ class EventProp:
     def __post_init__(self) -> None:
         for name in ("epsilon", "spike_count", "spike_count_strength"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            if (value is not None or name != "spike_count") and not (
+                isinstance(value, int | float) and 0 < value < float("inf")
+            ):
                 raise ValueError(f"EventProp got {name}={value!r}; expected a number above 0.")
 
     def __call__(self, loop: Loop, state: LoopState, engine: Engine) -> Pass:
         """Run a loop with an engine, so that gradients travel back by this rule."""
         check(loop)
+        state = state._replace(rule=())  # another rule's traces know nothing of the steps to come
         job = Job(self, loop, state, engine)
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in job.tensors)):
             return engine(loop, state, 0, loop.steps, "flow")
@@ -93,8 +98,9 @@ class EventProp:
             finals = {name: value.detach() for name, value in finals.items()}
         end = job.end
         feedback, recurrent = end.feedback, end.recurrent
-        if loop.feedback is not None and loop.alive is None and loop.steps:
-            feedback = output[-1]
+        if loop.feedback is not None and loop.steps:
+            lengths = None if loop.alive is None else loop.alive.sum(0).flatten()
+            feedback = output[-1] if lengths is None else last_output(output, state.feedback, lengths)
             if isinstance(loop.feedback.module, Delayed):
                 recurrent = torch.cat([state.recurrent, state.feedback[None], output[:-1]])[loop.steps :]
         wanted = {n: output if n in ("spikes", "output") else records.get(n, job.plain.get(n)) for n in loop.record}

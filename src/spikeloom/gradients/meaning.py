@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..connections import Delayed
 from ..engine import Loop
 from ..neurons import CubaALIF, CubaLI, CubaLIF
+from ..surrogates import Smooth
 from .places import count
 
 NEURONS = (CubaLI, CubaLIF, CubaALIF)
@@ -14,6 +15,11 @@ NEURONS = (CubaLI, CubaLIF, CubaALIF)
 LINEAR = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.Flatten, nn.Unflatten, nn.Identity, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
+
+REPLACED = (
+    "the parameters of a connection are not those with which it ran, as under torch.func.functional_call; this rule "
+    "calls the connection again in the backward pass: keep the parameters in the module, or use sl.BPTT()."
 )
 
 
@@ -34,6 +40,8 @@ def check(loop: Loop) -> None:
         raise ValueError(f"EventProp needs a reset, but this {kind} has reset='none'; write 'subtract' or 'zero'.")
     if neuron.max_spikes > 1:
         raise ValueError(f"EventProp takes one spike a step, but this {kind} has max_spikes={neuron.max_spikes}.")
+    if isinstance(loop.surrogate, Smooth):
+        raise ValueError("EventProp takes spikes of 0 and 1, but Smooth makes graded ones; leave it out.")
     if neuron.noises:
         raise ValueError(f"EventProp needs a smooth membrane, but this {kind} has noise; leave noise= out.")
     ports = {*loop.inputs, *((loop.feedback.port,) if loop.feedback else ())}
@@ -60,6 +68,11 @@ def check_connection(module: nn.Module) -> None:
                 f"EventProp has the exact gradient of delays, but this Delayed has width={module.width:g} s, which "
                 "spreads each spike; write width=0."
             )
+        if type(module.connection) is not nn.Linear and isinstance(module.connection, nn.Linear):
+            raise ValueError(
+                "EventProp needs the weight of a delayed nn.Linear as it is, but this one's is computed from others "
+                "(parametrised); use sl.BPTT(), or torch.nn.utils.parametrize.remove_parametrizations first."
+            )
         return check_connection(module.connection)
     inner = module if isinstance(module, nn.Sequential) else [module]
     for part in inner:
@@ -71,6 +84,17 @@ def check_connection(module: nn.Module) -> None:
                 f"{type(part).__name__}. Use Linear, Conv, AvgPool, Flatten or a Sequential of them; dropout stands "
                 "between layers."
             )
+
+
+def check_parameters(module: nn.Module | None, before: list[Tensor]) -> None:
+    """Refuse a backward pass in which a connection's parameters are others than in the forward pass.
+
+    Raises:
+        RuntimeError: they are.
+    """
+    now = [] if module is None else module.parameters()
+    if [p.data_ptr() for p in now] != [p.data_ptr() for p in before]:
+        raise RuntimeError(REPLACED)
 
 
 def check_history(x: Tensor) -> None:

@@ -40,7 +40,9 @@ class Call:
         parameters = [] if back is None else [*back.module.parameters()]
         starts = [getattr(self.state.neuron, n) for n in self.names]
         ends = any(s.learns or s.signals for s in self.synapses)
-        return ends or bool(self.learned) or any(t.requires_grad for t in (*parameters, *starts))
+        found = ends or bool(self.learned) or any(t.requires_grad for t in (*parameters, *starts))
+        # In later pieces the states that came are cut from the learned ones with which the first began.
+        return found or bool(self._initial())
 
     def run(self) -> Pass:
         loop = self.loop

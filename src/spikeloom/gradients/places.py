@@ -85,4 +85,6 @@ def count(raster: Tensor) -> int:
 
 def _nonzero(raster: Tensor) -> np.ndarray:
     """On booleans NumPy is many times as fast as on numbers, and as torch."""
-    return raster.detach().numpy() != 0
+    raster = raster.detach()
+    # Of half precision NumPy knows one kind of two.
+    return (raster != 0).numpy() if raster.dtype == torch.bfloat16 else raster.numpy() != 0

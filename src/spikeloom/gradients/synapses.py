@@ -11,8 +11,14 @@ from ..engine import Loop
 from ..engine.breakeven import choose_linear
 from ..engine.matrix import Matrix
 from ..engine.rows import rows_of_raster
+from .meaning import REPLACED
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Modules that are another function each time, or that each call changes.
+CHANGING = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+)
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,25 @@ def plain(module: nn.Module | None, loop: Loop) -> bool:
     return type(module) is nn.Linear and len(loop.shape) == 2 and not any(getattr(module, name) for name in HOOKS)
 
 
+def check_again(module: nn.Module) -> None:
+    """Refuse a connection that the backward pass, which calls it again, would not find as it was.
+
+    Raises:
+        ValueError: it draws numbers or gathers statistics.
+    """
+    for part in module.modules():
+        if part.training and isinstance(part, CHANGING):
+            raise ValueError(
+                f"an online rule calls a connection again in the backward pass, where {type(part).__name__} would be "
+                "another function; put it between the layers, or take it out of training: .eval()."
+            )
+
+
 def synapses_of(loop: Loop, feedback: str) -> list[Synapses]:
     """The connections of a loop, without the recurrent one.
 
     Raises:
-        ValueError: no matrix for random or adaptive feedback.
+        ValueError: no matrix for random or adaptive feedback, or a connection that is another one when called again.
     """
     found = []
     for port, source in loop.sources.items():
@@ -75,6 +95,8 @@ def synapses_of(loop: Loop, feedback: str) -> list[Synapses]:
         weight, bias = (None, None) if known is None else (known.weight, known.bias)
         parameters = () if module is None else tuple(p for n, p in module.named_parameters() if n != "feedback")
         one = Synapses(port, port, kind, source.presynaptic, source.call, weight, bias, parameters)
+        if module is not None and known is None and (one.learns or one.signals):
+            check_again(module)
         if feedback != "symmetric" and one.signals and module is not None:
             back = getattr(module, "feedback", None)
             if not isinstance(back, Tensor) or (feedback == "adaptive" and known is None):
@@ -160,7 +182,10 @@ def _gradients(
             wanted = [p for p, need in zip(one.parameters, needs, strict=False) if need]
             with torch.enable_grad():
                 y = one.call(x.detach() if isinstance(x, Tensor) else x)
-            each = iter(torch.autograd.grad(y, wanted, through.to(y), allow_unused=True))
+            parts = torch.autograd.grad(y, wanted, through.to(y), allow_unused=True)
+            if wanted and all(g is None for g in parts):
+                raise RuntimeError(REPLACED)
+            each = iter(parts)
             found[:-2] = [next(each) if need else None for need in needs[:-2]]
         else:
             at_weight = weight_gradient(x, through, one.weight) if needs[0] or for_back else None

@@ -136,14 +136,17 @@ def advance(
                 made.setdefault(f"{s.name}.weight", []).append(g.permute(1, 2, 0) @ x.permute(1, 0, 2))
             if s.bias is not None and s.bias.requires_grad:
                 made.setdefault(f"{s.name}.bias", []).append(direct[s.port].sum(0))
-    return {name: _carried(parts, moved, before.get(name), shared) for name, parts in made.items()}
+    weights = {f"{s.name}.weight" for s in synapses}
+    return {name: _carried(parts, moved, before.get(name), name in weights, shared) for name, parts in made.items()}
 
 
-def _carried(parts: list[Tensor], moved: list[list[Tensor]], before: Tensor | None, shared: bool) -> Tensor:
+def _carried(
+    parts: list[Tensor], moved: list[list[Tensor]], before: Tensor | None, weight: bool, shared: bool
+) -> Tensor:
     if before is not None:
         for k, part in enumerate(parts):
             for j, step in enumerate(moved[k]):
-                if before.dim() == 4:
+                if weight:
                     step = (step[:, :1] if shared else step)[..., None]
                 part = part + step * before[j]
             parts[k] = part

@@ -260,7 +260,14 @@ class Layer(nn.Module):
         if has_memory(module) and absent(memory):
             memory = module.initial_state(last[None])  # type: ignore[operator]
         weight = None
+        hooked = bool(module._forward_pre_hooks or module._forward_hooks)
         if not self.self_connections:
+            if hooked:
+                raise ValueError(
+                    "self_connections=False reads the recurrent connection's weight, and hooks on it, as pruning puts "
+                    "there, would not run; make the pruning permanent (torch.nn.utils.prune.remove) or leave "
+                    "self_connections=True."
+                )
             full: Tensor = module.weight  # type: ignore[assignment]
             weight = full * (1 - torch.eye(len(full), dtype=full.dtype, device=full.device))
 
@@ -277,7 +284,7 @@ class Layer(nn.Module):
                 raise ValueError(f"the recurrent connection maps {shapes}; expected the same shape.")
             return fed, memory
 
-        plain = module.weight if weight is None and type(module) is nn.Linear else weight
+        plain = module.weight if weight is None and type(module) is nn.Linear and not hooked else weight
         return Feedback(module, plain, call, self.recurrent_port), LoopState(neuron, last, memory, rule)
 
     def _alive(self, lengths: Tensor | None, first: Tensor) -> Tensor | None:

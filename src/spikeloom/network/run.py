@@ -104,6 +104,7 @@ def run(
             f"run got dt={dt:g} s for a network with dt={found:g} s; build the network with the dt it is to run at."
         )
     wanted = (record,) if isinstance(record, str) else tuple(record)
+    lengths = None if lengths is None else torch.as_tensor(lengths)
     context = Context(
         gradient=gradient if gradient is not None else BPTT(),
         engine=engine,

@@ -63,7 +63,7 @@ class Sequential(nn.Module):
         return network_dt(self)
 
     def forward(self, x: Any, state: Sequence[Any] | None = None) -> tuple[Tensor, tuple[Any, ...]]:
-        modules = list(self.children())
+        modules = list(self)
         if state is not None and (not isinstance(state, tuple | list) or len(state) != len(modules)):
             raise ValueError(
                 f"got a state of {len(state) if isinstance(state, tuple | list) else type(state).__name__} parts for "
@@ -79,7 +79,8 @@ class Sequential(nn.Module):
         return len(self._modules)
 
     def __iter__(self) -> Any:
-        return iter(self.children())
+        # Not children(), which leaves out what stands in the row again.
+        return iter(self._modules.values())
 
     @overload
     def __getitem__(self, index: int) -> nn.Module: ...
@@ -87,8 +88,9 @@ class Sequential(nn.Module):
     def __getitem__(self, index: slice) -> "Sequential": ...
     def __getitem__(self, index: int | slice) -> "nn.Module | Sequential":
         if isinstance(index, slice):
-            return Sequential(OrderedDict(list(self.named_children())[index]))
-        return list(self.children())[index]
+            named: list[Any] = list(self._modules.items())
+            return Sequential(OrderedDict(named[index]))
+        return list(self)[index]
 
 
 def call(module: nn.Module, x: Any, state: Any) -> tuple[Any, Any]:
