@@ -196,7 +196,7 @@ class Delayed(nn.Module):
                 f"Delayed got input of {tuple(waiting.shape[2:])} neurons for {linear}; expected [T, B, "
                 f"{linear.in_features}]."
             )
-        if linear._forward_pre_hooks or linear._forward_hooks:
+        if linear._forward_pre_hooks:
             raise ValueError(
                 "Delayed with per='synapse' reads its connection's weight, and hooks on it, as pruning puts there, "
                 "would not run; make the pruning permanent (torch.nn.utils.prune.remove) or write per='axon'."

@@ -260,7 +260,7 @@ class Layer(nn.Module):
         if has_memory(module) and absent(memory):
             memory = module.initial_state(last[None])  # type: ignore[operator]
         weight = None
-        hooked = bool(module._forward_pre_hooks or module._forward_hooks)
+        hooked = bool(module._forward_pre_hooks)
         if not self.self_connections:
             if hooked:
                 raise ValueError(
