@@ -169,7 +169,7 @@ class LatencyMnistEventProp(LatencyMnist):
     Time constants and code are those of the source; see `LatencyMnist` for the settings. Weights begin with a positive
     mean, so that every hidden neuron fires, for a silent one gets no exact gradient, and `wake` keeps it so. The class
     is the output whose membrane is highest on average, over the 20 ms of the code, where the source took the highest
-    at any time: then every spike before the end has a part in the loss, and learning takes a tenth of the epochs.
+    at any time: then every spike before the end has a part in the loss, and 15 epochs do where the source took 100.
     Batches are larger than the source's 5, which keeps an epoch cheap, and the learning rate higher. Images are moved
     in training, where the source dropped a fifth of the input spikes (spike_dropout=0.2); both change events before
     the network, and so are data augmentation to the rule.
