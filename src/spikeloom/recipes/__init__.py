@@ -102,7 +102,7 @@ RECIPES: dict[str, Recipe] = {
         module="latency_mnist",
         function="latency_mnist_eventprop",
         summary="MNIST as first-spike times over 20 ms, 784-350-10, exact gradients (EventProp)",
-        expected="98.7 % test accuracy (3 seeds; published 97.6) after 15 epochs, in a quarter of an hour a seed",
+        expected="98.7 % test accuracy (3 seeds; published 97.6) after 15 epochs, in 16 to 20 minutes a seed",
         data="MNIST",
     ),
 }
