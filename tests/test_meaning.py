@@ -110,3 +110,27 @@ def test_a_parameter_on_its_bound_stays_there():
     delayed = sl.Delayed(nn.Linear(3, 2), 20e-3, per="axon", initial=torch.tensor([5e-3, 12e-3, 20e-3]), learn=False)
     assert torch.equal(delayed.delay, torch.tensor([5e-3, 12e-3, 20e-3]).double())
     assert sl.round_delays(sl.Sequential(sl.Layer(delayed, sl.LIF(2))))[0].connection.in_steps.tolist() == [5, 12, 20]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sl.Delayed(nn.Linear(3, 2), "long"), "Delayed got maximum='long'; expected seconds above 0"),
+        (lambda: sl.Delayed(nn.Linear(3, 2), 5e-3, width="x"), "Delayed got width='x'; expected seconds, 0 or more"),
+        (lambda: sl.with_feedback(nn.Linear(3, 2), std="a"), "with_feedback got std='a'; expected a number above 0"),
+    ],
+)
+def test_text_for_a_number_gets_a_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_width_set_later_is_where_annealing_begins():
+    layer = sl.Layer(sl.Delayed(nn.Linear(3, 2), 20e-3, width=2e-3), sl.LIF(2))
+    layer.connection.width = 8e-3
+    sl.anneal_delays(layer, 0.0)
+    assert layer.connection.width == 8e-3
+    sl.anneal_delays(layer, 1.0)
+    assert layer.connection.width == pytest.approx(0.5e-3)
+    sl.anneal_delays(layer, 0.0)
+    assert layer.connection.width == 8e-3

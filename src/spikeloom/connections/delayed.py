@@ -87,7 +87,7 @@ class Delayed(nn.Module):
             raise TypeError(
                 f"Delayed got {type(connection).__name__}; expected a connection without memory, such as nn.Linear."
             )
-        if not 0 < maximum < math.inf:
+        if not isinstance(maximum, int | float) or not 0 < maximum < math.inf:
             raise ValueError(f"Delayed got maximum={maximum!r}; expected seconds above 0, such as 25e-3.")
         if per not in ("axon", "synapse"):
             raise ValueError(f"Delayed got per={per!r}; expected 'axon' or 'synapse'.")
@@ -115,7 +115,7 @@ class Delayed(nn.Module):
 
     @width.setter
     def width(self, value: float) -> None:
-        if not 0 <= value < math.inf:
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ValueError(f"Delayed got width={value!r}; expected seconds, 0 or more.")
         self._width = self.widest = float(value)
 

@@ -38,13 +38,13 @@ class Choice:
             found = fused.run(loop, state, start, stop, edge)
             self.name = "gpu" if found.output.device.type == "cuda" else "cpu"
             return found
-        except fused.Unsuited:
-            pass  # another device or a transform: nothing that a neuron's author could mend
-        except NoElementwiseForm as error:
+        except (NoElementwiseForm, fused.NotInstalled) as error:
             kind = type(loop.neuron).__name__
             if kind not in _warned:
                 _warned.add(kind)
                 warnings.warn(f"{kind} runs on the eager engine, which is slower: {error}.", stacklevel=2)
+        except fused.Unsuited:
+            pass  # another device or a transform: nothing that a neuron's author could mend
         self.name = "eager"
         return eager.run(loop, state, start, stop, edge)
 

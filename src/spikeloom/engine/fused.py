@@ -19,6 +19,10 @@ class Unsuited(ValueError):
     """A loop that a fused engine does not run; the message says why and what does."""
 
 
+class NotInstalled(Unsuited):
+    """What makes the kernels is not there, or broken."""
+
+
 def check(loop: Loop, device: str | None = None) -> None:
     """Whether a fused engine runs a loop on the device that its input is on.
 
@@ -41,7 +45,7 @@ def check(loop: Loop, device: str | None = None) -> None:
         raise Unsuited("it has no neurons")
     # Not imported here: where kernels lie ready on disk, it need not be.
     if importlib.util.find_spec(MODULES[found]) is None:
-        raise Unsuited(f"{MODULES[found]} is not installed, which makes its kernels")
+        raise NotInstalled(f"{MODULES[found]} is not installed, which makes its kernels")
 
 
 def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge, device: str | None = None) -> Pass:
@@ -55,7 +59,7 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge, de
     try:
         return (_whole if plain else _step_by_step)(loop, state, start, stop, edge)
     except ImportError as error:
-        raise Unsuited(f"what makes its kernels cannot be imported ({error})") from error
+        raise NotInstalled(f"what makes its kernels cannot be imported ({error})") from error
 
 
 def _plain(feedback: Feedback, shape: tuple[int, ...]) -> bool:

@@ -244,7 +244,7 @@ def with_feedback(connection: nn.Linear, std: float | None = None) -> nn.Linear:
     if not isinstance(connection, nn.Linear):
         raise TypeError(f"with_feedback got {type(connection).__name__}; expected an nn.Linear.")
     spread: float = connection.in_features**-0.5 if std is None else std
-    if not 0 < spread < float("inf"):
+    if not isinstance(spread, int | float) or not 0 < spread < float("inf"):
         raise ValueError(f"with_feedback got std={std!r}; expected a number above 0.")
     back = torch.empty_like(connection.weight)
     nn.init.normal_(back, 0.0, spread)
