@@ -29,8 +29,9 @@ def early(run):
 
 
 def _early(output, begin):
-    steps = torch.arange(begin, begin + len(output), dtype=output.dtype)[:, None, None]
-    return (output * output.detach() * (1 + 0.1 * steps)).sum()  # a gradient at spikes, and nowhere else
+    """A gradient at spikes, and nowhere else."""
+    steps = torch.arange(begin, begin + len(output), dtype=output.dtype)
+    return ((output * output.detach()).flatten(1).sum(1) * (1 + 0.1 * steps)).sum()
 
 
 @pytest.mark.parametrize("lengths", [None, [30, 30], [30, 17]])
@@ -48,6 +49,40 @@ def test_recurrent_spikes_carry_gradients_to_the_run_before(lengths):
         found.append([p.grad for p in network.parameters()])
     for whole, parts in zip(*found, strict=True):
         assert whole.any() and torch.allclose(whole, parts, rtol=1e-9, atol=1e-12)
+
+
+def test_a_matrix_on_several_axes_is_that_matrix_on_each():
+    connection, x = nn.Linear(5, 4, bias=False), spikes(batch=6).reshape(30, 2, 3, 5)
+    nn.init.constant_(connection.weight, 1.2)
+    found = []
+    for shape, raster in (((3, 4), x), ((4,), x.flatten(1, 2))):
+        connection.zero_grad()
+        raster = raster.clone().requires_grad_()
+        _early(sl.run(sl.Layer(connection, sl.CubaLIF(shape)), raster, gradient=sl.EventProp()).output, 0).backward()
+        found.append((connection.weight.grad.clone(), raster.grad.flatten()))
+    for several, one in zip(*found, strict=True):
+        assert one.any() and torch.allclose(several, one, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["axon", "synapse"])
+def test_a_pruned_matrix_with_delays_gets_its_gradient_or_a_sentence(kind):
+    linear, other = nn.Linear(5, 4, bias=False), nn.Linear(5, 4, bias=False)
+    nn.init.constant_(linear.weight, 1.2)
+    prune.random_unstructured(linear, "weight", amount=0.3)
+    with torch.no_grad():
+        other.weight.copy_(linear.weight_orig * linear.weight_mask)
+    found = []
+    for connection in (linear, other):
+        delayed = sl.Delayed(connection, 50e-3, per=kind, initial=2e-3)  # so long that spikes go one by one
+        layer = sl.Layer(delayed, sl.CubaLIF(4))
+        if connection is linear and kind == "synapse":
+            with pytest.raises(ValueError, match="reads its connection's weight, and hooks on it"):
+                sl.run(layer, spikes(), gradient=sl.EventProp())
+            return
+        early(sl.run(layer, spikes(), gradient=sl.EventProp())).backward()
+        found.append((next(connection.parameters()).grad, delayed.parameter.raw.grad))
+    assert found[1][0].any() and torch.allclose(found[0][0], found[1][0] * linear.weight_mask, rtol=1e-5)
+    assert found[1][1].any() and torch.allclose(found[0][1], found[1][1], rtol=1e-5)
 
 
 def test_graded_spikes_are_refused():
@@ -85,13 +120,10 @@ def test_a_pruned_recurrent_matrix_learns_what_is_left(rule):
 
 
 def test_weights_that_hooks_would_make_are_not_read_past_them():
-    recurrent, delayed = nn.Linear(4, 4), nn.Linear(5, 4)
+    recurrent = nn.Linear(4, 4)
     prune.random_unstructured(recurrent, "weight", amount=0.5)
-    prune.random_unstructured(delayed, "weight", amount=0.5)
     with pytest.raises(ValueError, match="self_connections=False reads the recurrent connection's weight"):
         sl.run(net(recurrent, self_connections=False), spikes())
-    with pytest.raises(ValueError, match="per='synapse' reads its connection's weight, and hooks on it"):
-        sl.run(net(connection=sl.Delayed(delayed, 5e-3, per="synapse")), spikes())
     computed = parametrizations.weight_norm(nn.Linear(5, 4, bias=False))
     with pytest.raises(ValueError, match="needs the weight of a delayed nn.Linear as it is"):
         sl.run(net(connection=sl.Delayed(computed, 5e-3)), spikes(), gradient=sl.EventProp())

@@ -176,6 +176,11 @@ def lif(connection=None, neuron=None, recurrent=None):
             sl.EProp(),
             "calls a connection again in the backward pass, where Dropout would be another function",
         ),
+        (
+            lambda: lif(recurrent=nn.Sequential(nn.Linear(4, 4), nn.Dropout())),
+            sl.EProp(),
+            "calls a connection again in the backward pass, where Dropout would be another function",
+        ),
         (lambda: lif(recurrent=nn.Linear(4, 4)), sl.OTTT(), "layers without a recurrent connection"),
         (lambda: lif(neuron=sl.ALIF(4)), sl.OTTT(), "which this ALIF does not allow"),
         (lambda: lif(neuron=sl.LIF(4, refractory=2)), sl.OTTT(), "without refractory period"),
@@ -251,44 +256,56 @@ def test_a_run_under_another_rule_ends_the_traces():
     assert_equal(gradients(net), ended, without=("v_init.raw",))
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 4), (1, 5)])
-def test_traces_of_neurons_on_several_axes(shape):
+@pytest.mark.parametrize(
+    ("neuron", "learned"),
+    [
+        *((sl.LIF(shape, learn="tau_mem"), "tau_mem") for shape in ((4, 5), (4, 4), (1, 5))),  # on two axes
+        (sl.LI(4, learn="v_init"), "v_init"),  # alone: the first states are known to the first piece only
+    ],
+)
+@pytest.mark.parametrize("rule", [sl.EProp(), sl.RTRL()])
+def test_parameters_of_neurons_alone_learn_in_pieces_as_in_one(neuron, learned, rule):
     torch.manual_seed(0)
-    x, weight = torch.rand(20, 3, *shape), torch.randn(20, 3, *shape)
-    layer = sl.Layer(None, sl.LIF(shape, learn="tau_mem"))
+    x, weight = torch.rand(20, 3, *neuron.shape), torch.randn(20, 3, *neuron.shape)
+    layer, raw = sl.Layer(None, neuron.double()), neuron.params[learned].raw
     found = []
     for pieces in ((0, 20), (0, 3, 4, 20)):
         layer.zero_grad()
         state = None
         for a, b in itertools.pairwise(pieces):
-            run = sl.run(layer, x[a:b], state, gradient=sl.EProp())
+            run = sl.run(layer, x[a:b], state, gradient=rule)
             state = run.state
             (run.output * weight[a:b]).sum().backward()
-        found.append(layer.neuron.params["tau_mem"].raw.grad.clone())
+        found.append(raw.grad.clone())
     assert found[0].any() and torch.allclose(*found, rtol=1e-12)
 
 
-def test_learned_first_states_alone_learn_in_pieces():
-    x, weight = torch.rand(20, 3, 4), torch.randn(20, 3, 4)
-    layer = sl.Layer(None, sl.LI(4, learn="v_init"))
+def test_learning_signals_pass_a_frozen_layer_in_pieces_as_in_one():
+    torch.manual_seed(0)
+    net, x, weight = network(), inputs(), weights()
+    for layer in net[1:]:
+        layer.requires_grad_(False)
     found = []
-    for pieces in ((0, 20), (0, 3, 4, 20)):
-        layer.zero_grad()
+    for pieces in ((0, 40), (0, 13, 40)):
+        net.zero_grad()
         state = None
         for a, b in itertools.pairwise(pieces):
-            run = sl.run(layer, x[a:b], state, gradient=sl.RTRL())
+            run = sl.run(net, x[a:b], state, gradient=sl.EProp())
             state = run.state
             (run.output * weight[a:b]).sum().backward()
-        found.append(layer.neuron.params["v_init"].raw.grad.clone())
-    assert found[0].any() and torch.allclose(*found, rtol=1e-12)
+        found.append({n: g for n, g in gradients(net).items() if n.startswith("0.connection")})
+    assert_equal(*found)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("rule", [sl.EProp(), sl.EventProp()])
-def test_parameters_put_in_for_one_call_are_refused(rule):
+def test_parameters_put_in_for_one_call_are_refused(rule, frozen):
     convolution = nn.Sequential(nn.Conv1d(6, 4, 1, bias=False), nn.Flatten())
-    net = sl.Sequential(sl.Layer(convolution, sl.CubaLIF(4)), dt=1e-3)
-    other = {name: p.detach().abs().requires_grad_() for name, p in net.named_parameters()}
-    x = inputs()[..., None]
+    first = sl.Layer(None, sl.CubaLIF(6, learn="tau_mem", v_th=1e-3))
+    net = sl.Sequential(first, nn.Unflatten(1, (6, 1)), sl.Layer(convolution, sl.CubaLIF(4)), dt=1e-3)
+    convolution.requires_grad_(not frozen)
+    other = {name: p.detach().abs().requires_grad_(p.requires_grad) for name, p in net.named_parameters()}
+    x = inputs()
 
     class Run(nn.Module):
         def __init__(self):

@@ -10,3 +10,4 @@ from .loop import Loop as Loop
 from .loop import LoopState as LoopState
 from .loop import Pass as Pass
 from .loop import Source as Source
+from .loop import is_matrix as is_matrix

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .loop import Feedback, Loop, LoopState, Pass, ResetEdge
+from .loop import Feedback, Loop, LoopState, Pass, ResetEdge, is_matrix
 from .noise import draw
 from .program import NoElementwiseForm, program_of
 from .transforms import transformed
@@ -63,14 +63,9 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge, de
 
 
 def _plain(feedback: Feedback, shape: tuple[int, ...]) -> bool:
-    """Whether a recurrent connection is one matrix on [B, N] and nothing else, hooks included."""
-    module, weight = feedback.module, feedback.weight
-    if type(module) is not nn.Linear or weight is None or len(shape) != 2 or tuple(weight.shape) != (shape[1],) * 2:
-        return False
-    hooked = any(
-        getattr(module, f"_{kind}hooks") for kind in ("forward_", "forward_pre_", "backward_", "backward_pre_")
-    )
-    return not hooked
+    """Whether a recurrent connection is one matrix on [B, N] and nothing else."""
+    weight = feedback.weight
+    return is_matrix(feedback.module) and weight is not None and len(shape) == 2 and weight.shape == (shape[1],) * 2
 
 
 def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:

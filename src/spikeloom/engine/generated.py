@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import objects
+from . import objects, processor
 from .graph import Graph, Node
 from .program import PROGRAMS, Program
 
@@ -121,8 +121,8 @@ def parse(text: str) -> tuple[Any, ...]:
 def _engine_version() -> str:
     """A digest of the code that makes kernels, of which the generated file says nothing."""
     here = Path(__file__).parent
-    files = ("vector.py", "exponential.py", "primitives.py", "product_primitives.py", "generated.py", "objects.py")
-    text = "".join((here / name).read_text() for name in files) + version("numba") + version("llvmlite")
+    names = ("vector", "exponential", "primitives", "product_primitives", "generated", "objects", "processor")
+    text = "".join((here / f"{name}.py").read_text() for name in names) + version("numba") + version("llvmlite")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -156,7 +156,7 @@ def kernel(file: str, name: str) -> Any:
 
 def _function(name: str, text: str, function: str, arguments: int) -> Any:
     """A function of a module from source text, as a C function of so many integers: from the cache, or by Numba."""
-    path = _folder() / f"{name}.{function}.{objects.processor()}{objects.ENDING}"
+    path = _folder() / f"{name}.{function}.{processor.digest()}{objects.ENDING}"
     found = objects.load(path, arguments) if objects.HERE else None
     if found is not None:
         return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,12 @@ class Source:
     presynaptic: Any
     state: Any = ()
     call: Callable[[Any], Tensor] = lambda x: x
+
+
+def is_matrix(module: nn.Module | None) -> TypeGuard[nn.Linear]:
+    """Whether a connection is an nn.Linear and nothing else: no hooks, and no class of its own."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return type(module) is nn.Linear and not any(getattr(module, kind) for kind in kinds)
 
 
 @dataclass(frozen=True)

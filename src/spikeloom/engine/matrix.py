@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import memory, threads
-from .objects import lanes
+from .processor import lanes
 from .rows import Rows, call, strided
 
 MOST_VECTORS = 8  # of a tile, as in product_primitives.py

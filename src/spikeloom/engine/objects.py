@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from . import processor
+
 # Elsewhere object files have other formats, which nobody has tried: there Numba loads its own.
 HERE = sys.platform == "linux"
 ENDING = ".kernel"
@@ -36,37 +38,13 @@ class Function:
         self.ctypes = ctypes.CFUNCTYPE(None, *(ctypes.c_int64,) * arguments)(address)
 
 
-@functools.cache
-def lanes(size: int) -> int:
-    """How many numbers of `size` bytes one vector register holds."""
-    from llvmlite import binding
-
-    wide = binding.get_host_cpu_features().get("avx512f", False)
-    return (64 if wide else 32) // size
-
-
-@functools.cache
-def processor() -> str:
-    """A digest of the processor that code is made for: a cache may be seen by several."""
-    return hashlib.sha256(repr(_target()).encode()).hexdigest()[:8]
-
-
-def _target() -> tuple[str, str]:
-    """Name and features of the processor, as Numba takes them."""
-    from llvmlite import binding
-
-    name = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES")
-    return name, binding.get_host_cpu_features().flatten() if features is None else features
-
-
 def _machine() -> Any:
     """What LLVM is to make code for."""
     from llvmlite import binding
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    name, features = _target()
+    name, features = processor.target()
     target = binding.Target.from_default_triple()
     relocation = "static" if target.name.startswith("x86") else "default"  # as Numba has it for code in memory
     return target.create_target_machine(
@@ -100,7 +78,7 @@ def load(path: Path, arguments: int) -> Function | None:
         line, code = path.read_bytes().split(b"\n", 1)
         head = json.loads(line)
         whole = hashlib.sha256(code).hexdigest() == head["digest"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     if not whole or not all(_found(name) for name in head["outside"]):
         return None

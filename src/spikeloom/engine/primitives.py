@@ -8,7 +8,7 @@ from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .objects import lanes
+from .processor import lanes
 from .vector import I64, Body
 
 # What kernels alone call: wrappers for Python and C would take a tenth of the time of the first compilation.

@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .objects import lanes
 from .primitives import _address, _by_size
+from .processor import lanes
 from .vector import I32, I64, Body
 
 TILES = (1, 2, 4, 8)  # how many vectors of columns a tile may have

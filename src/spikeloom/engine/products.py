@@ -18,8 +18,8 @@ from .rows import LARGEST, Rows, rows_of_raster
 from .transforms import transformed
 
 
-class Spikes(Protocol):
-    """Spike trains as events, such as `spikeloom.Events`."""
+class Listed(Protocol):
+    """What has a list of the events of each row."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -27,8 +27,13 @@ class Spikes(Protocol):
     def device(self) -> torch.device: ...
     @property
     def total(self) -> int: ...
-    def to_dense(self, dtype: torch.dtype = ...) -> Tensor: ...
     def index_lists(self) -> Rows: ...
+
+
+class Spikes(Listed, Protocol):
+    """Spike trains as events, such as `spikeloom.Events`."""
+
+    def to_dense(self, dtype: torch.dtype = ...) -> Tensor: ...
 
 
 def linear(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,7 +91,7 @@ def conv2d(
     return _product(x, weight, bias, operation)
 
 
-def obstacle(x: Tensor | Spikes, dtype: torch.dtype) -> str:
+def obstacle(x: Tensor | Listed, dtype: torch.dtype) -> str:
     """Why kernels do not take an input to weights of a dtype, or nothing where they do."""
     if torch.compiler.is_compiling():
         return "under torch.compile"
@@ -109,7 +114,7 @@ def obstacle(x: Tensor | Spikes, dtype: torch.dtype) -> str:
     return "under autocast" if torch.is_autocast_enabled("cpu") else ""
 
 
-def suited(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None = None) -> bool:
+def suited(x: Tensor | Listed, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether kernels take all of these."""
     parameters = [t for t in (weight, bias) if t is not None]
     plain = all(type(t) in (Tensor, torch.nn.Parameter) and t.layout == torch.strided for t in parameters)
@@ -117,7 +122,7 @@ def suited(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None = None) -> bo
     return plain and alike and not obstacle(x, weight.dtype)
 
 
-def event_weight_gradient(x: Spikes, g: Tensor, weight: Tensor, reverse: bool = False) -> Tensor:
+def event_weight_gradient(x: Listed, g: Tensor, weight: Tensor, reverse: bool = False) -> Tensor:
     """sum over t and b of g x^T, event by event, of what is `suited`.
 
     Args:
@@ -143,7 +148,7 @@ def _product(x: Tensor | Spikes, weight: Tensor, bias: Tensor | None, operation:
     return operation.seen(_Product.apply(x if isinstance(x, Tensor) else None, weight, bias, rows, operation))
 
 
-def _listed(x: Spikes, weight: Tensor) -> Rows:
+def _listed(x: Listed, weight: Tensor) -> Rows:
     rows = x.index_lists()
     return rows if rows.value is None else rows._replace(value=rows.value.to(weight.dtype))
 

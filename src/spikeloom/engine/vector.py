@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from . import exponential
 from .graph import COMPARE, Graph, Node
-from .objects import lanes
+from .processor import lanes
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 # Operations for which LLVM has an instruction on vectors.

@@ -322,9 +322,14 @@ class _Back:
     def gradients(self, inputs: Places | None) -> dict[str, list[Any]]:
         """The gradient of each of the job's tensors, None where none is wanted."""
         found: dict[str, list[Any]] = {name: [None] * size for name, size in self.job.sizes.items()}
+        source, back = self.job.source, self.loop.feedback
+        if source is not None and source.module is not None:
+            check_parameters(source.module.parameters(), self.groups["connection"])
+        if back is not None and back.weight is None:
+            check_parameters(back.module.parameters(), self.groups["recurrent"])
         self._of_connection(inputs, found)
-        if self.loop.feedback is not None:
-            self._of_recurrence(found)
+        if back is not None:
+            self._of_recurrence(back, found)
         if self._learns("coefficients"):
             self._of_coefficients(inputs, found)
         names = {"i": "pi", "v": "pv", "a": "pa"}
@@ -343,7 +348,6 @@ class _Back:
         for_x, for_weights = self.needed["x"][0], self._learns("connection")
         if source is None or not (for_x or for_weights):
             return
-        check_parameters(source.module, self.groups["connection"])
         given = (source, job.events if inputs is None else inputs, job.like, self.needed["connection"])
         arrivals = DelayedArrivals(*given) if isinstance(source.module, Delayed) else Arrivals(*given)
         if for_weights:
@@ -351,16 +355,14 @@ class _Back:
         if for_x:
             found["x"] = [arrivals.times(self.reach)]
 
-    def _of_recurrence(self, found: dict[str, list[Any]]) -> None:
+    def _of_recurrence(self, back: Feedback, found: dict[str, list[Any]]) -> None:
         assert self.spikes is not None
         last, pi = self.groups["last"][0], self.costates["pi"]
         if len(pi) == 0:
             return
         if self.groups["waiting"]:
             fired, waiting = self.spikes.places, self.groups["waiting"][0]
-            gradients = of_recurrence(
-                self.loop.feedback, waiting, last, fired, pi, self.reach, self.needed["recurrent"]
-            )
+            gradients = of_recurrence(back, waiting, last, fired, pi, self.reach, self.needed["recurrent"])
             found["recurrent"], found["waiting"], found["last"] = gradients
             return
         if self.needed["last"][0]:
@@ -373,8 +375,6 @@ class _Back:
             t.detach().requires_grad_(need)
             for t, need in zip(self.groups["recurrent"], self.needed["recurrent"], strict=True)
         ]
-        back = self.loop.feedback
-        assert back is not None
         with torch.enable_grad():
             if back.weight is not None:
                 y = F.linear(fed, *(t.to(pi) for t in tensors))

@@ -3,16 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..engine import Source
-from ..engine.matrix import Matrix
+from ..engine import Source, is_matrix
 from ..engine.products import event_weight_gradient, suited
 from .places import Places
 
 # A product at all places takes less time than one at each spike where one place in so many has a spike.
 CROWDED = 64
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Arrivals:
@@ -30,7 +28,7 @@ class Arrivals:
     def __init__(self, source: Source, events: Any, like: Tensor, needed: Any):
         self.source, self.events, self.like, self.needed = source, events, like, needed
         module = source.module
-        self.matrix = module if type(module) is nn.Linear and not any(getattr(module, h) for h in HOOKS) else None
+        self.matrix = module if is_matrix(module) and len(events.shape) == 3 else None
 
     def weights(self, g: Tensor, reach: Tensor) -> list[Tensor | None]:
         """Gradients of the connection's parameters, None where none is needed.
@@ -60,10 +58,7 @@ class Arrivals:
     def _of_matrix(self, g: Tensor) -> Tensor:
         assert self.matrix is not None
         weight = self.matrix.weight
-        if isinstance(self.events, Places):
-            if suited(g, weight):
-                return Matrix(*weight.shape).weight_gradient(self.events.rows().reversed(), g, weight)
-        elif suited(self.events, weight):
+        if suited(self.events, weight):
             return event_weight_gradient(self.events, g, weight, reverse=True)
         row, channel, value = self._listed()
         each = g.flatten(0, 1)[row]

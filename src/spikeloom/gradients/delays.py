@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..connections import Delayed
 from ..connections.arriving import Arrivals as Landings
 from ..connections.spreading import by_axon, by_synapse, whole
-from ..engine import Feedback, Source
+from ..engine import Feedback, Source, is_matrix
 from .places import Places
 
 
@@ -29,7 +29,7 @@ class DelayedArrivals:
         assert isinstance(source.module, Delayed)
         self.source, self.events, self.like, self.needed, self.module = source, events, like, needed, source.module
         self.landings: Landings | None = None
-        if type(self.module.connection) is nn.Linear and self.module.one_by_one(len(events.flat), events.shape):
+        if is_matrix(self.module.connection) and self.module.one_by_one(len(events.flat), events.shape):
             self.landings = self.module.arrivals(events.flat, events.value, events.shape)
 
     def weights(self, g: Tensor, reach: Tensor) -> list[Tensor | None]:
@@ -165,7 +165,7 @@ def backwards(module: Delayed, like: Tensor) -> tuple[Feedback, Tensor]:
 
 
 def of_recurrence(
-    back: Feedback | None, waiting: Tensor, last: Tensor, fired: Places, pi: Tensor, reach: Tensor, needed: Any
+    back: Feedback, waiting: Tensor, last: Tensor, fired: Places, pi: Tensor, reach: Tensor, needed: Any
 ) -> tuple[list[Tensor | None], list[Tensor], list[Tensor]]:
     """Gradients of a delayed recurrent connection's parameters, of what was on its way, and of the last output.
 
@@ -176,7 +176,6 @@ def of_recurrence(
         pi, reach: as `DelayedArrivals` takes them.
         needed: which of the parameters get a gradient.
     """
-    assert back is not None
     came = torch.cat([waiting.to(pi), last[None].to(pi), fired.dense(None, pi)[:-1]])
     arrivals = DelayedArrivals(Source(back.module, came), Places.of(came), came, needed)
     times = arrivals.times(reach)

@@ -1,5 +1,6 @@
 """What EventProp gives a meaning to, and a sentence for each thing that it does not."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,11 +16,6 @@ NEURONS = (CubaLI, CubaLIF, CubaALIF)
 LINEAR = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.Flatten, nn.Unflatten, nn.Identity, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-)
-
-REPLACED = (
-    "the parameters of a connection are not those with which it ran, as under torch.func.functional_call; this rule "
-    "calls the connection again in the backward pass: keep the parameters in the module, or use sl.BPTT()."
 )
 
 
@@ -86,15 +82,17 @@ def check_connection(module: nn.Module) -> None:
             )
 
 
-def check_parameters(module: nn.Module | None, before: list[Tensor]) -> None:
+def check_parameters(now: Iterable[Tensor], before: Iterable[Tensor]) -> None:
     """Refuse a backward pass in which a connection's parameters are others than in the forward pass.
 
     Raises:
         RuntimeError: they are.
     """
-    now = [] if module is None else module.parameters()
     if [p.data_ptr() for p in now] != [p.data_ptr() for p in before]:
-        raise RuntimeError(REPLACED)
+        raise RuntimeError(
+            "the parameters of a connection are not those with which it ran, as under torch.func.functional_call; this "
+            "rule calls the connection again in the backward pass: keep the parameters in the module, or use sl.BPTT()."
+        )
 
 
 def check_history(x: Tensor) -> None:

@@ -46,7 +46,16 @@ class Places(NamedTuple):
         step = self.flat // self.row
         return self._replace(flat=self.flat + (self.shape[0] - 1 - 2 * step) * self.row)
 
-    def rows(self) -> Rows:
+    @property
+    def device(self) -> torch.device:
+        return self.flat.device
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return len(self.flat)
+
+    def index_lists(self) -> Rows:
         """The same of a raster [T, B, N] on the CPU, as event-driven products read it."""
         steps, batch, channels = self.shape
         ends = torch.searchsorted(self.flat, torch.arange(steps * batch + 1, dtype=self.flat.dtype) * channels).int()

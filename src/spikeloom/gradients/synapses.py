@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engine import Loop
+from ..engine import Loop, is_matrix
 from ..engine.breakeven import choose_linear
 from ..engine.matrix import Matrix
 from ..engine.rows import rows_of_raster
-from .meaning import REPLACED
+from .meaning import check_parameters
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Modules that are another function each time, or that each call changes.
 CHANGING = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU),
@@ -29,6 +28,7 @@ class Synapses:
         name: of the port, or "recurrent".
         port: that it feeds.
         kind: of the connection, in words.
+        module: the connection, or None where the input is passed on.
         x: what went into it, [T, B, *N_in], a tensor with its history or `Events`.
         call: applies the connection to such an input.
         weight: [N, N_in] where it is one matrix, else None.   bias: [N], or None.
@@ -40,6 +40,7 @@ class Synapses:
     name: str
     port: str
     kind: str
+    module: nn.Module | None
     x: Any
     call: Callable[[Any], Tensor]
     weight: Tensor | None
@@ -64,8 +65,13 @@ class Synapses:
 
 
 def plain(module: nn.Module | None, loop: Loop) -> bool:
-    """Whether a connection is one matrix from [T, B, N_in] to [T, B, N] and nothing else, hooks included."""
-    return type(module) is nn.Linear and len(loop.shape) == 2 and not any(getattr(module, name) for name in HOOKS)
+    """Whether a connection is one matrix from [T, B, N_in] to [T, B, N] and nothing else."""
+    return is_matrix(module) and len(loop.shape) == 2
+
+
+def _learned(module: nn.Module | None) -> tuple[Tensor, ...]:
+    """What a connection computes with."""
+    return () if module is None else tuple(p for n, p in module.named_parameters() if n != "feedback")
 
 
 def check_again(module: nn.Module) -> None:
@@ -93,8 +99,7 @@ def synapses_of(loop: Loop, feedback: str) -> list[Synapses]:
         module, kind = source.module, type(source.module).__name__
         known: Any = module if plain(module, loop) else None
         weight, bias = (None, None) if known is None else (known.weight, known.bias)
-        parameters = () if module is None else tuple(p for n, p in module.named_parameters() if n != "feedback")
-        one = Synapses(port, port, kind, source.presynaptic, source.call, weight, bias, parameters)
+        one = Synapses(port, port, kind, module, source.presynaptic, source.call, weight, bias, _learned(module))
         if module is not None and known is None and (one.learns or one.signals):
             check_again(module)
         if feedback != "symmetric" and one.signals and module is not None:
@@ -119,9 +124,11 @@ def recurrent_synapses(loop: Loop, last: Tensor, output: Tensor) -> Synapses:
     def call(x: Tensor) -> Tensor:
         return back.call(x.flatten(0, 1), ())[0].unflatten(0, x.shape[:2])
 
-    parameters, kind = tuple(back.module.parameters()), type(back.module).__name__
-    found = Synapses("recurrent", back.port, kind, fed, call, None, None, parameters)
-    if back.weight is None or not plain(back.module, loop):
+    module, kind = back.module, type(back.module).__name__
+    found = Synapses("recurrent", back.port, kind, module, fed, call, None, None, _learned(module))
+    if back.weight is None or not plain(module, loop):
+        if found.learns:
+            check_again(module)
         return found
     bias: Any = back.module.bias
     parameters = (back.weight,) if bias is None else (back.weight, bias)
@@ -177,15 +184,14 @@ def _gradients(
     x = x if one.x is None else one.x
     found: list[Tensor | None] = [None] * len(needs)
     for_weights, for_x, for_back = any(needs[:-2]), needs[-2], needs[-1]
+    if one.weight is None:
+        check_parameters(_learned(one.module), one.parameters)
     if through is not None and (for_weights or for_back):
         if one.weight is None:
             wanted = [p for p, need in zip(one.parameters, needs, strict=False) if need]
             with torch.enable_grad():
                 y = one.call(x.detach() if isinstance(x, Tensor) else x)
-            parts = torch.autograd.grad(y, wanted, through.to(y), allow_unused=True)
-            if wanted and all(g is None for g in parts):
-                raise RuntimeError(REPLACED)
-            each = iter(parts)
+            each = iter(torch.autograd.grad(y, wanted, through.to(y), allow_unused=True))
             found[:-2] = [next(each) if need else None for need in needs[:-2]]
         else:
             at_weight = weight_gradient(x, through, one.weight) if needs[0] or for_back else None

@@ -111,12 +111,12 @@ def advance(
     """
     known = {n: t for n, t in lanes.items() if t is not None}
     targets = [*first, *known.values(), *arrived.values()]
+    wanted = [k for k, t in enumerate(targets) if t.requires_grad]
     made: dict[str, list[Tensor]] = {}
     moved: list[list[Tensor]] = []
     for final in finals:
         found: list[Any] = [None] * len(targets)
-        if final.requires_grad:
-            wanted = [k for k, t in enumerate(targets) if t.requires_grad]
+        if final.requires_grad and wanted:
             ones = torch.ones_like(final)
             each = torch.autograd.grad(
                 final, [targets[k] for k in wanted], ones, retain_graph=True, allow_unused=True, materialize_grads=True

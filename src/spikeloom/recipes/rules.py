@@ -35,7 +35,8 @@ class Rules(Experiment):
     Arguments:
         task: "digits", 8 x 8 pixels as spikes within 24 of 32 ms, see `Digits`; or "yin-yang", four coordinates and a
             reference as spikes within 30 of 40 ms, see `YinYang`.
-        rule: "bptt", "eventprop", "eprop" (kappa is the leak of the outputs' membranes), "rtrl" (likewise) or "ottt".
+        rule: "bptt", "detached" (BPTT without the way through the reset), "eventprop", "eprop" (kappa is the leak of
+            the outputs' membranes), "rtrl" (likewise) or "ottt".
         hidden: number of hidden neurons.
         tau_mem: membrane time constant of all neurons in seconds.
         tau_syn: synaptic time constant of all neurons in seconds.
@@ -54,7 +55,7 @@ class Rules(Experiment):
     threads: int = 1
 
     task: Literal["digits", "yin-yang"] = "digits"
-    rule: Literal["bptt", "eventprop", "eprop", "rtrl", "ottt"] = "bptt"
+    rule: Literal["bptt", "detached", "eventprop", "eprop", "rtrl", "ottt"] = "bptt"
     hidden: int = 200
     tau_mem: float = 20e-3
     tau_syn: float = 5e-3
@@ -63,8 +64,8 @@ class Rules(Experiment):
     scale: float = 10.0
 
     def gradient(self) -> Any:
-        if self.rule == "bptt":
-            return BPTT()
+        if self.rule in ("bptt", "detached"):
+            return BPTT(reset="flow" if self.rule == "bptt" else "detach")
         if self.rule == "eventprop":
             return EventProp(epsilon=self.epsilon)
         # Trials are run as a whole, so no traces are carried from one run to the next.
