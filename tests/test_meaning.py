@@ -73,7 +73,7 @@ def test_a_pruned_matrix_with_delays_gets_its_gradient_or_a_sentence(kind):
         other.weight.copy_(linear.weight_orig * linear.weight_mask)
     found = []
     for connection in (linear, other):
-        delayed = sl.Delayed(connection, 50e-3, per=kind, initial=2e-3)  # so long that spikes go one by one
+        delayed = sl.Delayed(connection, 200e-3, per=kind, initial=2e-3)  # so long that spikes go one by one
         layer = sl.Layer(delayed, sl.CubaLIF(4))
         if connection is linear and kind == "synapse":
             with pytest.raises(ValueError, match="reads its connection's weight, and hooks on it"):
