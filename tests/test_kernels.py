@@ -191,6 +191,14 @@ def test_processes_share_a_cache(tmp_path):
     assert again() == first.replace("True", "False")
 
 
+@pytest.mark.parametrize("content", [b"", b"no line", b"[1]\ncode", b"{}\ncode", b'{"digest": "0"}\ncode'])
+def test_a_file_that_is_no_kernel_is_not_loaded(tmp_path, content):
+    path = tmp_path / "odd.kernel"
+    assert objects.load(path, 1) is None
+    path.write_bytes(content)
+    assert objects.load(path, 1) is None
+
+
 # Steps that nobody wrote: sums, products, quotients and choices of states, input and coefficients.
 LEAVES = ["z.v", "z.w", "x", "c.a", "c.b", "0.7", "(-1.3)"]
 EXPRESSIONS = st.recursive(

@@ -54,7 +54,7 @@ class LatencyMnist(Experiment):
     """
 
     name: ClassVar[str] = "latency-mnist"
-    positive: ClassVar[tuple[str, ...]] = ("hidden", "steps", "dt", "tau_mem", "tau_readout", "width")
+    positive: ClassVar[tuple[str, ...]] = ("epsilon", "hidden", "steps", "dt", "tau_mem", "tau_readout", "width")
     parts: ClassVar[tuple[str, ...]] = ("threshold", "spike_dropout")
 
     epochs: int = 12

@@ -52,6 +52,7 @@ class LearnedTimeConstants(Experiment):
 
     name: ClassVar[str] = "learned-time-constants"
     positive: ClassVar[tuple[str, ...]] = (
+        "epsilon",
         "hidden",
         "steps",
         "tau_mem",
