@@ -64,8 +64,11 @@ class EProp:
 
     Raises:
         ValueError: an argument out of range; and when a layer runs: no B where one is needed, connections with memory,
-            modules with parameters between layers, a state with traces that do not fit, and pieces of a stream through
-            connections other than `nn.Linear` on [T, B, N], whose traces are not carried.
+            with dropout or with batch statistics, modules with parameters between layers, a state with traces that do
+            not fit, and pieces of a stream through connections other than `nn.Linear` on [T, B, N], whose traces are
+            not carried.
+        RuntimeError: in the backward pass, parameters of such a connection that are not those of the forward pass, as
+            under `torch.func.functional_call`.
 
     Under `torch.no_grad()` nothing is traced, and the state's traces end. The state passes no gradients on.
 

@@ -52,8 +52,9 @@ class EventProp:
     Raises:
         ValueError: an epsilon, count or strength out of range; and when a layer runs, anything for which its gradient
             has no meaning: other neurons than `CubaLI`, `CubaLIF` and `CubaALIF`, reset="none", noise, several spikes a
-            step, connections that are not linear, and modules with parameters between layers.
-        RuntimeError: in the backward pass, a gradient of places without a spike, as a count's is.
+            step, graded ones (`Smooth`), connections that are not linear, and modules with parameters between layers.
+        RuntimeError: in the backward pass, a gradient of places without a spike, as a count's is, or parameters of a
+            connection that are not those of the forward pass, as under `torch.func.functional_call`.
 
     The state that a run returns passes gradients on to the next run, except through neurons with a refractory period.
 
