@@ -20,8 +20,9 @@ FIELDS = (
 PLACES = {name: k for k, name in enumerate(FIELDS)}
 # Samples of a recurrent layer that a thread takes at a time, at least: each row of weights serves them all.
 SAMPLES = 16
-# Lanes that a thread takes at a time: their states and what is recomputed of them stay in its own caches.
-BLOCK_BYTES = 32768
+# Lanes that a thread takes at a time, at most: their states and what is recomputed of them stay in its own caches, and
+# what they read of a row is long enough for the processor to foresee the rest.
+BLOCK_BYTES, BLOCK_LANES = 65536, 4096
 
 
 def forward(
@@ -50,7 +51,7 @@ def forward(
     y, *records = (layout.empty_rows(program.dtype) for _ in range(1 + len(program.records)))
     finals = [layout.empty_row(program.dtype) for _ in states]
     kept = memory.empty((-(-steps // keep) if keep else 0, count, total), program.dtype)
-    call = Call(program, layout, program.forward, lengths, coefficients, keep)
+    call = Call(program, layout, program.forward, lengths, coefficients, keep, len(states))
     for state in states:
         call.row(state)
     for x in inputs:
@@ -90,7 +91,7 @@ def backward(
     d_inputs = [layout.empty_rows(program.dtype) for _ in wanted.ports]
     d_states = [layout.empty_row(program.dtype) for _ in program.states]
     graph = program.transpose(wanted.coefficients, wanted.ports)
-    call = Call(program, layout, graph, lengths, coefficients, keep)
+    call = Call(program, layout, graph, lengths, coefficients, keep, len(program.states) * keep)
     for x in inputs:
         call.rows(x)
     for g in (g_y, *g_records):
@@ -178,12 +179,13 @@ class Call:
         lengths: Tensor | None,
         coefficients: Sequence[Tensor],
         keep: int,
+        held: int,  # numbers of each lane that a block holds
     ):
         self.layout, self.program, self.size = layout, program, program.dtype.itemsize
         self.held: list[Tensor] = []  # alive until the kernel returns
         self.zero = torch.zeros((), dtype=program.dtype)
         self.table = array("q", [0] * len(FIELDS))
-        self.block = block_size(len(program.states) * max(1, keep) * self.size)
+        self.block = block_size(held * self.size, layout.lanes)
         self.set(size=self.size, steps=layout.steps, lanes=layout.lanes, neurons=max(1, layout.neurons), every=keep)
         self.set(coefficients=len(coefficients), states=len(program.states), ports=len(program.ports))
         self.set(records=len(program.records), fed=-1)
@@ -253,6 +255,7 @@ class Call:
         threads.run(kernel("kernels", loop), self.table.buffer_info()[0], count)
 
 
-def block_size(bytes_per_lane: int) -> int:
-    """Lanes in a block: a multiple of 64 whose states fit."""
-    return max(64, min(1024, BLOCK_BYTES // max(1, bytes_per_lane) // 64 * 64))
+def block_size(bytes_per_lane: int, lanes: int) -> int:
+    """Lanes in a block: a multiple of 64 that fits, and that leaves some blocks for each thread."""
+    fits, share = BLOCK_BYTES // max(1, bytes_per_lane), lanes // (2 * torch.get_num_threads())
+    return max(64, min(BLOCK_LANES, fits, share) // 64 * 64)

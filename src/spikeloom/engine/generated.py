@@ -64,8 +64,8 @@ from spikeloom.engine.generated import parse
 """
 FUNCTION = """
 
-def {name}(n, t, table):
-    _{name}(n, t, table)
+def {name}(first, stop, t, table):
+    _{name}(first, stop, t, table)
 """
 
 
@@ -128,7 +128,7 @@ def _engine_version() -> str:
 
 @functools.cache
 def row_functions(key: str, wanted: Wanted, backward: bool) -> tuple[Any, ...]:
-    """A program's row functions, as C functions of (lanes, step, table): of its step, or of replay and transpose."""
+    """A program's row functions, as C functions of (first lane, last, step, table): of its step, or of replay and transpose."""
     program = PROGRAMS[key]
     text, names = source(program, wanted, backward), ("replay", "backward") if backward else ("forward",)
     digest = hashlib.sha256((text + _engine_version()).encode()).hexdigest()[:24]
@@ -140,7 +140,7 @@ def row_functions(key: str, wanted: Wanted, backward: bool) -> tuple[Any, ...]:
 def _build(name: str, text: str, functions: tuple[str, ...]) -> tuple[Any, ...]:
     """Functions of a generated file."""
     COMPILED.append(name)
-    return tuple(_function(name, text, function, 3) for function in functions)
+    return tuple(_function(name, text, function, 4) for function in functions)
 
 
 @functools.cache

@@ -29,6 +29,9 @@ WANTED_PORTS, WANTED, FED, FED_GRADIENT, WEIGHT, BACK, BIAS, STEP, REPLAY, PITCH
 # where a sample's neurons follow each other, 0 where they share one number.
 ENTRY = 32
 ROWS = 1024  # bytes of a table of row addresses
+# Lanes between two looks ahead: to ask for a whole row at once would fill the queue to memory, and nothing is computed
+# while it is full.
+PIECE = 128
 load, store, copy = p.load, p.store, p.copy
 
 
@@ -60,6 +63,17 @@ def ask_for(table, first, count, t, lo, n):
             source = table + 8 * COUNT + ENTRY * k
             if load(source, 3) and load(source, 2) == load(table, NEURONS) * size:
                 p.prefetch(load(source, 0) + t * load(source, 1) + lo * size, n * size)
+
+
+@p.inner
+def ask_for_chunk(table, x, first, lo, n):
+    """Have what the replay of a chunk begins with on its way, if there is such a chunk."""
+    states, lanes, size = load(table, STATES), load(table, LANES), load(table, SIZE)
+    if first >= 0:
+        ask_for(table, x, load(table, PORTS), first, lo, n)
+        kept = load(table, KEPT) + (first // load(table, EVERY) * states * lanes + lo) * size
+        for k in range(states):
+            p.prefetch(kept + k * lanes * size, n * size)
 
 
 @p.inner
@@ -142,8 +156,10 @@ def forward(table):
             input_rows(table, rows, x, t, lo, n, work, back)
             for k in range(outputs):
                 store(rows, ports + k, row_of(table, y + k, t, lo, n, 0, True))
-            ask_for(table, x, ports + outputs, t + 1, lo, n)
-            p.call_row(load(table, STEP), n, t, rows)
+            for m in range(0, n, PIECE):
+                part = min(PIECE, n - m)
+                ask_for(table, x, ports + outputs, t + 1, lo + m, part)
+                p.call_row(load(table, STEP), m, m + part, t, rows)
         for k in range(states):
             copy(row_of(table, z_out + k, 0, lo, n, 0, True), z + k * pitch, n * size)
 
@@ -162,8 +178,10 @@ def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work):
             input_rows(table, rows, x, first + i, lo, n, work, back + i * pitch)
             for k in range(2 * states):
                 store(rows, ports + k, z + (i * states + k) * pitch)
-            ask_for(table, x, ports, first + i + 1, lo, n)
-            p.call_row(load(table, REPLAY), n, first + i, rows)
+            for m in range(0, n, PIECE):
+                part = min(PIECE, n - m)
+                ask_for(table, x, ports, first + i + 1, lo + m, part)
+                p.call_row(load(table, REPLAY), m, m + part, first + i, rows)
 
 
 @p.inner
@@ -248,9 +266,13 @@ def backward(table):
                         store(rows, z_row + k, z + (i * states + k) * pitch)
                     for k in range(wanted_ports):
                         store(rows, dx_row + k, row_of(table, d + k, first + i, lo, n, 0, True))
-                    ask_for(table, g, outputs, first + i - 1, lo, n)
-                    ask_for(table, d, wanted_ports, first + i - 1, lo, n)
-                    p.call_row(load(table, STEP), n, first + i, rows)
+                    for m in range(0, n, PIECE):
+                        part = min(PIECE, n - m)
+                        ask_for(table, g, outputs, first + i - 1, lo + m, part)
+                        ask_for(table, d, wanted_ports, first + i - 1, lo + m, part)
+                        if i == 0:
+                            ask_for_chunk(table, x, first - every, lo + m, part)
+                        p.call_row(load(table, STEP), m, m + part, first + i, rows)
                 for k in range(wanted):
                     p.flush((sums + 2 * k * pitch, parts + k * pitch), n, size)
             for k in range(states):

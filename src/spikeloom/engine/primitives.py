@@ -87,15 +87,15 @@ def copy(typingctx: Any, target: Any, source: Any, size: Any) -> Any:
 
 
 @intrinsic
-def call_row(typingctx: Any, function: Any, n: Any, t: Any, rows: Any) -> Any:
-    """Call the row function at an address."""
+def call_row(typingctx: Any, function: Any, first: Any, stop: Any, t: Any, rows: Any) -> Any:
+    """Call the row function at an address for some lanes of a row."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 4)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), codegen
+    return types.void(*[types.int64] * 5), codegen
 
 
 @intrinsic

@@ -58,7 +58,11 @@ class Body:
         self.b.store(value, self.pointer(address, j, self.type, self.size)).align = self.size
 
     def pointer(self, address: Any, j: Any, kind: Any, size: int) -> Any:
-        return self.b.inttoptr(self.b.add(address, self.b.mul(j, ir.Constant(I64, size))), kind.as_pointer())
+        if self.width == 1:  # which LLVM, if it saw through this, would make vectors of, at length
+            return self.b.inttoptr(self.b.add(address, self.b.mul(j, ir.Constant(I64, size))), kind.as_pointer())
+        # So that all arrays are reached by one index, where sums of integers would each be counted up.
+        start = self.b.inttoptr(address, ir.IntType(8 * size).as_pointer())
+        return self.b.bitcast(self.b.gep(start, [j]), kind.as_pointer())
 
     def call(self, name: str, *args: Any) -> Any:
         """An LLVM intrinsic on whole vectors."""
@@ -104,7 +108,7 @@ class Body:
 
 
 def row(graph: Graph, names: tuple[str, ...], size: int) -> Callable[..., None]:
-    """A function (n, t, table) that computes a graph for n lanes.
+    """A function (first, stop, t, table) that computes a graph for these lanes.
 
     Args:
         graph: the graph. Outputs named "d.c." are added to what is there, others are stored.
@@ -114,29 +118,30 @@ def row(graph: Graph, names: tuple[str, ...], size: int) -> Callable[..., None]:
     """
     width = lanes(size)
 
-    def emit(builder: Any, n: Any, t: Any, table: Any) -> None:
+    def emit(builder: Any, first: Any, stop: Any, t: Any, table: Any) -> None:
         entry = builder.inttoptr(table, I64.as_pointer())
         used = {*graph.inputs, *graph.outputs}
-        address = {
-            name: builder.load(builder.gep(entry, [ir.Constant(I64, k)]))
-            for k, name in enumerate(names)
-            if name in used
-        }
+        address = {}
+        for k, name in enumerate(names):
+            if name in used:
+                skipped = builder.mul(first, ir.Constant(I64, 4 if name == "alive" else size))
+                address[name] = builder.add(builder.load(builder.gep(entry, [ir.Constant(I64, k)])), skipped)
         constants = builder.load(builder.gep(entry, [ir.Constant(I64, len(names))]))
+        n = builder.sub(stop, first)
         whole = builder.sub(n, builder.srem(n, ir.Constant(I64, width)))
-        for w, start, stop in ((width, ir.Constant(I64, 0), whole), (1, whole, n)):
+        for w, start, end in ((width, ir.Constant(I64, 0), whole), (1, whole, n)):
             body = Body(builder, size, w)
             fixed = _fixed(body, graph, constants, t)
-            with cgutils.for_range_slice(builder, start, stop, ir.Constant(I64, w), I64) as (j, _):
+            with cgutils.for_range_slice(builder, start, end, ir.Constant(I64, w), I64) as (j, _):
                 _iteration(body, graph, address, fixed, j)
 
     @intrinsic
-    def function(typingctx: Any, n: Any, t: Any, table: Any) -> Any:
+    def function(typingctx: Any, first: Any, stop: Any, t: Any, table: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             emit(builder, *args)
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64, types.int64), codegen
+        return types.void(*[types.int64] * 4), codegen
 
     return function
 
