@@ -1,6 +1,8 @@
 """From a loop to the fused operator and back: what a fused engine is to a layer and to a gradient rule."""
 
+import functools
 import importlib.util
+import sys
 from typing import Any
 
 import torch
@@ -44,8 +46,17 @@ def check(loop: Loop, device: str | None = None) -> None:
     if not loop.shape or 0 in loop.shape[1:]:
         raise Unsuited("it has no neurons")
     # Not imported here: where kernels lie ready on disk, it need not be.
-    if importlib.util.find_spec(MODULES[found]) is None:
+    if not _installed(MODULES[found]):
         raise NotInstalled(f"{MODULES[found]} is not installed, which makes its kernels")
+
+
+def _installed(module: str) -> bool:
+    return sys.modules[module] is not None if module in sys.modules else _findable(module)
+
+
+@functools.cache  # to look is to ask the disk
+def _findable(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge, device: str | None = None) -> Pass:
