@@ -9,15 +9,18 @@ from torch import Tensor
 
 from . import memory, threads
 from .generated import Wanted, constants, kernel, row_functions
+from .matrix import Matrix
 from .program import Program
 
 ROWS = 1024  # as in kernels.py, which is imported where Numba is
 FIELDS = (
     *("next", "slot", "size", "steps", "lanes", "neurons", "every", "block", "groups", "per", "scratch", "room"),
     *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
-    *("wanted_ports", "wanted", "fed", "fed_gradient", "weight", "back", "bias", "step", "replay", "pitch"),
+    *("wanted_ports", "wanted", "fed", "fed_gradient", "feed", "send_back", "recurrent", "step", "replay", "pitch"),
 )
+RECURRENT_FIELDS = ("pitch", "neurons", "size", "weight", "vectors", "width", "tile", "bias", "back")
 PLACES = {name: k for k, name in enumerate(FIELDS)}
+SPARE = 4  # rows that a recurrent layer needs beside the others
 # Samples of a recurrent layer that a thread takes at a time, at least: each row of weights serves them all.
 SAMPLES = 16
 # Lanes that a thread takes at a time, at most: their states and what is recomputed of them stay in its own caches, and
@@ -63,7 +66,7 @@ def forward(
     call.feedback(fed, weight, bias, last)
     call.set(kept=kept.data_ptr())
     call.set(step=row_functions(program.key, Wanted(), False)[0].address)
-    call.run("forward", len(coefficients) + count + len(inputs) + 3, -(-total // call.block))
+    call.run("forward", len(coefficients) + count + len(inputs) + 2 + SPARE, -(-total // call.block))
     return y if output_dtype is None else y.to(output_dtype), finals, records, kept
 
 
@@ -119,7 +122,7 @@ def backward(
     call.set(replay_constants=call.hold(constants(program.advance, program.dtype)).data_ptr())
     # Coefficients, lengths, gradients of states, sums in single and double, states of a chunk, inputs of it, and rows.
     rows = len(coefficients) + 1 + len(program.states) * (1 + keep) + 3 * len(wanted.coefficients)
-    rows += (keep + 1 if fed >= 0 else 0) + len(inputs) + 1 + len(program.records)
+    rows += (keep + SPARE if fed >= 0 else 0) + len(inputs) + 1 + len(program.records)
     call.run("backward", rows, groups)
     sums = parts.sum(0)
     return d_inputs, d_states, [layout.neuron_shape(s) for s in sums]
@@ -184,6 +187,7 @@ class Call:
         self.layout, self.program, self.size = layout, program, program.dtype.itemsize
         self.held: list[Tensor] = []  # alive until the kernel returns
         self.zero = torch.zeros((), dtype=program.dtype)
+        self.recurrent: dict[str, int] = {}  # what recurrent_kernels.py is to know
         self.table = array("q", [0] * len(FIELDS))
         self.block = block_size(held * self.size, layout.lanes)
         self.set(size=self.size, steps=layout.steps, lanes=layout.lanes, neurons=max(1, layout.neurons), every=keep)
@@ -235,10 +239,15 @@ class Call:
         if fed < 0:
             return
         assert weight is not None
-        there, back = self.hold(weight.t().contiguous()), self.hold(weight.contiguous())
-        self.set(fed=fed, weight=there.data_ptr(), back=back.data_ptr())
+        matrix = Matrix(*weight.shape)
+        packed, vectors, width = matrix.packed(weight, None)
+        self.recurrent = {"neurons": len(weight), "size": self.size, "vectors": vectors, "width": width}
+        self.recurrent |= {"weight": self.hold(packed).data_ptr(), "tile": packed.stride(0) * self.size}
+        self.recurrent["back"] = self.hold(weight.contiguous()).data_ptr()
         if bias is not None:
-            self.set(bias=self.hold(bias.contiguous()).data_ptr())
+            self.recurrent["bias"] = self.hold(bias.contiguous()).data_ptr()
+        functions = (kernel("recurrent_kernels", name).address for name in ("feed", "send_back"))
+        self.set(fed=fed, **dict(zip(("feed", "send_back"), functions, strict=True)))
         samples = max(SAMPLES, self.block // self.layout.neurons)
         share = -(-self.layout.batch // torch.get_num_threads())
         self.block = max(1, min(samples, share)) * self.layout.neurons
@@ -247,11 +256,14 @@ class Call:
         """Call a time loop, with room for so many rows, on as many threads as are worth it."""
         # A cache line more than a row: rows a power of two apart would crowd into the same places of the first cache.
         pitch = self.block * self.size + 64
-        room = -(-(2 * ROWS + rows * pitch) // 64) * 64
+        room = -(-(3 * ROWS + rows * pitch) // 64) * 64
         count = threads.participants(self.layout.steps * self.layout.lanes, units)
         space = threads.scratch(room * count + 64)
         start = -(-space.data_ptr() // 64) * 64
         self.set(block=self.block, pitch=pitch, scratch=start, room=room)
+        given = {"pitch": pitch, **self.recurrent}
+        recurrent = array("q", [given.get(name, 0) for name in RECURRENT_FIELDS])
+        self.set(recurrent=recurrent.buffer_info()[0])
         threads.run(kernel("kernels", loop), self.table.buffer_info()[0], count)
 
 

@@ -14,21 +14,21 @@ in the first cache, and runs all steps of it. Threads take blocks from a shared 
 from . import primitives as p
 
 # The table's first entries. "next" and "slot" are counters. Counts are of the program's names; "fed" is the port that
-# is fed back (-1: none) and "fed_gradient" its place among the wanted ones; weight [from, to], back [to, from] and bias
-# [to] are the recurrent connection's; step and replay are addresses of row functions.
+# is fed back (-1: none) and "fed_gradient" its place among the wanted ones; step and replay are addresses of row
+# functions, feed and send_back of those in recurrent_kernels.py, and recurrent of what these are to know.
 FIELDS = (
     *("next", "slot", "size", "steps", "lanes", "neurons", "every", "block", "groups", "per", "scratch", "room"),
     *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
-    *("wanted_ports", "wanted", "fed", "fed_gradient", "weight", "back", "bias", "step", "replay", "pitch"),
+    *("wanted_ports", "wanted", "fed", "fed_gradient", "feed", "send_back", "recurrent", "step", "replay", "pitch"),
 )
 COUNT = len(FIELDS)
 NEXT, SLOT, SIZE, STEPS, LANES, NEURONS, EVERY, BLOCK, GROUPS, PER, SCRATCH, ROOM = range(12)
 CONSTANTS, REPLAY_CONSTANTS, KEPT, LENGTHS, PARTS, COEFFICIENTS, STATES, PORTS, RECORDS = range(12, 21)
-WANTED_PORTS, WANTED, FED, FED_GRADIENT, WEIGHT, BACK, BIAS, STEP, REPLAY, PITCH = range(21, 31)
+WANTED_PORTS, WANTED, FED, FED_GRADIENT, FEED, SEND_BACK, RECURRENT, STEP, REPLAY, PITCH = range(21, 31)
 # After them the arrays, each of four numbers: address, bytes from step to step, bytes from sample to sample, and 1
 # where a sample's neurons follow each other, 0 where they share one number.
 ENTRY = 32
-ROWS = 1024  # bytes of a table of row addresses
+ROWS = 1024  # bytes of a table of row addresses, of which a thread has two, and a third for recurrent_kernels.py
 # Lanes between two looks ahead: to ask for a whole row at once would fill the queue to memory, and nothing is computed
 # while it is full.
 PIECE = 128
@@ -93,26 +93,24 @@ def prepare(table, rows, first, work, lo, n):
 
 
 @p.inner
-def fed_input(table, x, y, start, t, lo, n, target):
-    """The input of a step with what comes back from the step before, event by event."""
-    size, neurons = load(table, SIZE), load(table, NEURONS)
-    weight, bias, width = load(table, WEIGHT), load(table, BIAS), neurons * size
+def recur(table, asked, function, target, source, n, spare):
+    """Call one of recurrent_kernels.py's functions for n lanes."""
+    store(asked, 0, target)
+    store(asked, 1, source)
+    store(asked, 2, n // load(table, NEURONS))
+    store(asked, 3, spare)
+    store(asked, 4, load(table, RECURRENT))
+    p.call(function, asked)
+
+
+@p.inner
+def fed_input(table, asked, x, y, start, t, lo, n, target, spare):
+    """The input of a step with what comes back from the step before."""
     place = row_of(table, x, t, lo, n, target, True)
     if place != target:
-        copy(target, place, n * size)
-    spare = target + load(table, PITCH)
+        copy(target, place, n * load(table, SIZE))
     last = row_of(table, start, 0, lo, n, spare, True) if t == 0 else row_of(table, y, t - 1, lo, n, spare, True)
-    for g in range(n // neurons):
-        to = target + g * width
-        if bias:
-            p.add_row((to, bias), neurons, size)
-        for m in range(0, neurons, p.WORD):
-            spikes = last + g * width + m * size
-            bits = p.set_bits(spikes, min(p.WORD, neurons - m), size)
-            while bits:
-                k = p.lowest(bits)
-                bits &= bits - 1
-                p.add_scaled((to, weight + (m + k) * width, spikes + k * size), neurons, size)
+    recur(table, asked, load(table, FEED), target, last, n, spare + load(table, PITCH))
 
 
 @p.inner
@@ -130,6 +128,7 @@ def forward(table):
     states, ports, outputs = load(table, STATES), load(table, PORTS), 1 + load(table, RECORDS)
     pitch, size, kept, fed = load(table, PITCH), load(table, SIZE), load(table, KEPT), load(table, FED)
     rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
+    asked = rows + 2 * ROWS
     # In the row's table: ports, output, records, states, coefficients, lengths, constants.
     z_row = ports + outputs
     # In the given table: coefficients, states, ports, output, records, final states, output before the first step.
@@ -142,7 +141,7 @@ def forward(table):
         if lo >= lanes:
             break
         n = min(block, lanes - lo)
-        z = prepare(table, rows, z_row + states, rows + ROWS, lo, n)
+        z = prepare(table, rows, z_row + states, rows + 3 * ROWS, lo, n)
         for k in range(states):
             store(rows, z_row + k, row_of(table, z_in + k, 0, lo, n, z + k * pitch, False))
         work = z + states * pitch
@@ -152,7 +151,7 @@ def forward(table):
                 for k in range(states):
                     copy(kept + ((t // every * states + k) * lanes + lo) * size, z + k * pitch, n * size)
             if fed >= 0:
-                fed_input(table, x + fed, y, z_out + states, t, lo, n, back)
+                fed_input(table, asked, x + fed, y, z_out + states, t, lo, n, back, back + pitch)
             input_rows(table, rows, x, t, lo, n, work, back)
             for k in range(outputs):
                 store(rows, ports + k, row_of(table, y + k, t, lo, n, 0, True))
@@ -165,7 +164,7 @@ def forward(table):
 
 
 @p.inner
-def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work):
+def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work, spare):
     """States before each step of a chunk, from the kept one; where a port is fed back, its inputs too."""
     states, ports, pitch, size = load(table, STATES), load(table, PORTS), load(table, PITCH), load(table, SIZE)
     kept = load(table, KEPT) + (first // load(table, EVERY) * states * load(table, LANES) + lo) * size
@@ -173,7 +172,8 @@ def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work):
         copy(z + k * pitch, kept + k * load(table, LANES) * size, n * size)
     for i in range(count):
         if load(table, FED) >= 0:
-            fed_input(table, x + load(table, FED), y, y + 1, first + i, lo, n, back + i * pitch)
+            asked = rows + ROWS
+            fed_input(table, asked, x + load(table, FED), y, y + 1, first + i, lo, n, back + i * pitch, spare)
         if i < count - 1:
             input_rows(table, rows, x, first + i, lo, n, work, back + i * pitch)
             for k in range(2 * states):
@@ -185,9 +185,9 @@ def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work):
 
 
 @p.inner
-def arriving(table, rows, g, d, t, lo, n, work):
+def arriving(table, rows, asked, g, d, t, lo, n, work):
     """Write the addresses of the gradients that arrive at a step's output and records into the table of rows."""
-    pitch, ports, neurons, size = load(table, PITCH), load(table, PORTS), load(table, NEURONS), load(table, SIZE)
+    pitch, ports, size = load(table, PITCH), load(table, PORTS), load(table, SIZE)
     for k in range(1 + load(table, RECORDS)):
         room = work + k * pitch
         place = row_of(table, g + k, t, lo, n, room, True)
@@ -196,7 +196,7 @@ def arriving(table, rows, g, d, t, lo, n, work):
                 copy(room, place, n * size)
             # What the input of the next step sends back through the recurrent connection.
             later = row_of(table, d + load(table, FED_GRADIENT), t + 1, lo, n, 0, True)
-            p.product((room, later, load(table, BACK)), n // neurons, neurons, size)
+            recur(table, asked, load(table, SEND_BACK), room, later, n, 0)
             place = room
         store(rows, ports + k, place)
 
@@ -218,7 +218,7 @@ def backward(table):
     pitch, size, count = load(table, PITCH), load(table, SIZE), load(table, COEFFICIENTS)
     wanted, wanted_ports = load(table, WANTED), load(table, WANTED_PORTS)
     rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
-    replay = rows + ROWS
+    replay, asked = rows + ROWS, rows + 2 * ROWS
     # In the replay's table: ports, states before, states after, coefficients, lengths, constants. In the transpose's:
     # ports, gradient of the output, of the records, states, gradients of the states (in, and the same out), gradients
     # of the ports, of the coefficients, then coefficients, lengths, constants.
@@ -237,7 +237,7 @@ def backward(table):
             break
         for lo in range(group * load(table, PER) * block, min((group + 1) * load(table, PER) * block, lanes), block):
             n = min(block, lanes - lo)
-            lam = prepare(table, rows, c_row, replay + ROWS, lo, n)
+            lam = prepare(table, rows, c_row, rows + 3 * ROWS, lo, n)
             for k in range(count + 1):
                 store(replay, ports + 2 * states + k, load(rows, c_row + k))
             store(replay, ports + 2 * states + count + 1, load(table, REPLAY_CONSTANTS))
@@ -254,14 +254,15 @@ def backward(table):
             for k in range(wanted):
                 store(rows, dc_row + k, parts + k * pitch)
             back = z + states * every * pitch
-            work = back + (every + 1 if load(table, FED) >= 0 else 0) * pitch
+            work = back + (every if load(table, FED) >= 0 else 0) * pitch
+            spare = work + (ports + outputs) * pitch
             for chunk in range((steps + every - 1) // every - 1, -1, -1):
                 first = chunk * every
                 last = min(every, steps - first)
-                replay_chunk(table, replay, x, y, first, last, lo, n, z, back, work)
+                replay_chunk(table, replay, x, y, first, last, lo, n, z, back, work, spare)
                 for i in range(last - 1, -1, -1):
                     input_rows(table, rows, x, first + i, lo, n, work, back + i * pitch)
-                    arriving(table, rows, g, d, first + i, lo, n, work + ports * pitch)
+                    arriving(table, rows, asked, g, d, first + i, lo, n, work + ports * pitch)
                     for k in range(states):
                         store(rows, z_row + k, z + (i * states + k) * pitch)
                     for k in range(wanted_ports):

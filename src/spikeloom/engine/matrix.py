@@ -47,9 +47,9 @@ class Matrix:
         width = vectors * lanes(size)
         return vectors, width, -(-self.outputs // width)
 
-    def forward(self, rows: Rows, weight: Tensor, bias: Tensor | None) -> Tensor:
-        size, (steps, batch, _) = weight.element_size(), rows.shape
-        vectors, width, tiles = self.tiles(size)
+    def packed(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, int, int]:
+        """Weights in tiles, a tile's vectors, and its numbers."""
+        vectors, width, tiles = self.tiles(weight.element_size())
         packed = memory.empty((tiles, self.inputs + 1, width), weight.dtype)
         if bias is None or tiles * width > self.outputs:
             packed.zero_()
@@ -58,6 +58,11 @@ class Matrix:
             tile[:-1, : part.stop - part.start] = weight[part].t()
             if bias is not None:
                 tile[-1, : part.stop - part.start] = bias[part]
+        return packed, vectors, width
+
+    def forward(self, rows: Rows, weight: Tensor, bias: Tensor | None) -> Tensor:
+        size, (steps, batch, _) = weight.element_size(), rows.shape
+        packed, vectors, width = self.packed(weight, bias)
         y = memory.empty((steps, batch, self.outputs), weight.dtype)
         units = -(-steps * batch // CHUNK)
         call(

@@ -87,6 +87,18 @@ def copy(typingctx: Any, target: Any, source: Any, size: Any) -> Any:
 
 
 @intrinsic
+def call(typingctx: Any, function: Any, table: Any) -> Any:
+    """Call the function of one table at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [I64])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def call_row(typingctx: Any, function: Any, first: Any, stop: Any, t: Any, rows: Any) -> Any:
     """Call the row function at an address for some lanes of a row."""
 
