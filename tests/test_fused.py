@@ -55,6 +55,18 @@ def test_recurrent_layers_with_weights_on_a_grid(name, reset):
         compare(module.double(), x.double(), exact=NEURONS[name][0].spiking, tolerance=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("neurons", [1, 8, 63, 64, 65, 150])
+def test_recurrent_layers_of_sizes_around_a_tile_of_the_kernel(neurons, dtype):
+    back = nn.Linear(neurons, neurons)
+    with torch.no_grad():
+        for p in back.parameters():
+            p.copy_((torch.randn_like(p) * 60).round() / 1024)
+    subject = sl.Layer(None, make("CubaLIF", neurons, learn=learned("CubaLIF")), back).to(dtype)
+    x = (torch.randn(12, 5, neurons, dtype=dtype) * 200).round() / 1024
+    compare(subject, x, tolerance=1e-10 if dtype == torch.float64 else 4e-6)
+
+
 def test_recurrent_connections_that_are_more_than_a_matrix_step_by_step():
     back = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
     subject = sl.Layer(nn.Linear(4, 6), make("CubaLIF", 6, learn="tau_mem"), back)
