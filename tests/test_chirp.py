@@ -111,13 +111,27 @@ def test_settings_that_make_no_sense_are_sentences(settings, sentence):
 
 
 def test_a_penalty_is_added_to_the_training_loss_and_logged_apart(tmp_path):
+    import lightning.pytorch as lightning
+
     from spikeloom.training.task import Task
 
     task = Task(sl.Layer(None, sl.LI(1, learn="tau_mem")), torch.nn.functional.mse_loss, penalty=lambda network: None)
-    batch = (torch.ones(3, 1, 1), torch.zeros(3, 1, 1))
-    logged = {}
-    task.log = lambda name, value, **_: logged.update({name: float(value)})
-    plain = task.training_step(batch, 0)
+    batches = [(torch.ones(3, 1, 1), torch.zeros(3, 1, 1)), (torch.ones(3, 4, 1), torch.ones(3, 4, 1))]
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+
+    def logged():
+        task.lr = 0.0
+        trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", limit_val_batches=0, **dict.fromkeys(off, False))
+        trainer.fit(task, batches, batches)
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    one, four = (task.loss(task(x), y).item() for x, y in batches)
+    plain = logged()
+    assert plain == {"train_loss": pytest.approx((one + 4 * four) / 5)}, "a mean over samples"
     task.penalty = lambda network: 3 * network.neuron.tau_mem.sum()
-    assert task.training_step(batch, 0).item() == pytest.approx(plain.item() + 0.06, rel=1e-5)
-    assert logged == {"train_loss": pytest.approx(plain.item()), "train_penalty": pytest.approx(0.06)}
+    assert logged() == {"train_loss": pytest.approx(plain["train_loss"]), "train_penalty": pytest.approx(0.06)}
+    step = task.training_step
+    task.training_step = lambda batch, index: losses.append(step(batch, index)) or losses[-1]
+    losses = []
+    logged()
+    assert [loss.item() for loss in losses] == pytest.approx([one + 0.06, four + 0.06])

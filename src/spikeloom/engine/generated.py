@@ -17,7 +17,7 @@ import torch
 
 from . import objects, processor
 from .graph import Graph, Node
-from .program import PROGRAMS, Program
+from .program import PROGRAMS, NoElementwiseForm, Program
 
 COMPILED: list[str] = []  # what this process had Numba compile or load, for tests and for the curious
 _lock = threading.RLock()
@@ -71,21 +71,46 @@ def {name}(first, stop, t, table):
 
 def source(program: Program, wanted: Wanted, backward: bool) -> str:
     """The text of the file of a program's row functions."""
-    graphs: dict[str, Graph] = {"forward": program.forward}
-    if backward:
-        graphs = {"replay": program.advance, "backward": program.transpose(wanted.coefficients, wanted.ports)}
+    x, c = [f"x.{n}" for n in program.ports], [*(f"c.{n}" for n in program.coefficients), "alive"]
+    r, z = [f"r.{n}" for n in program.records], [f"z.{n}" for n in program.states]
+    after = [f"n.{n}" for n in program.states]
+    if not backward:
+        return written(program.name, program.dtype, {"forward": program.forward}, {"forward": [*x, "y", *r, *z, *c]})
+    advance = program.advance
+    graphs = {
+        "replay": Graph(advance.nodes, tuple(after), advance.results),
+        "backward": program.transpose(wanted.coefficients, wanted.ports),
+    }
+    orders = {
+        "replay": [*x, *z, *after, *c],
+        "backward": [
+            *(*x, "g.y", *(f"g.{n}" for n in r), *z, *(f"g.{n}" for n in z), *(f"d.{n}" for n in z)),
+            *(*(f"d.x.{n}" for n in wanted.ports), *(f"d.c.{n}" for n in wanted.coefficients), *c),
+        ],
+    }
+    return written(program.name, program.dtype, graphs, orders)
+
+
+def written(name: str, dtype: torch.dtype, graphs: dict[str, Graph], orders: dict[str, list[str]]) -> str:
+    """The text of a file of row functions: of these graphs, which read and write arrays in these orders.
+
+    Raises:
+        NoElementwiseForm: more arrays than a row function takes.
+    """
     graphs = {name: graph.without_numbers for name, graph in graphs.items()}
+    most = max(len(order) for order in orders.values())
+    if most > MOST_ARRAYS:
+        raise NoElementwiseForm(f"it has {most} arrays, and a fused kernel takes {MOST_ARRAYS} at most")
     described = {
-        "size": program.dtype.itemsize,
-        "names": [program.ports, program.records, program.states, program.coefficients],
-        "wanted": wanted,
+        "size": dtype.itemsize,
+        "orders": orders,
         "graphs": {k: [[(n.op, n.args, n.kind) for n in g.nodes], g.outputs, g.results] for k, g in graphs.items()},
     }
-    lines = "\n\n".join(f"{name} of {program.name}\n\n{graph.text()}" for name, graph in graphs.items())
+    lines = "\n\n".join(f"{part} of {name}\n\n{graph.text()}" for part, graph in graphs.items())
     text = "\n".join(f"# {line}".rstrip() for line in lines.splitlines())
-    names = ", ".join(f"_{name}" for name in graphs)
+    names = ", ".join(f"_{part}" for part in graphs)
     head = TEMPLATE.format(text=text, names=f"({names},)", data=json.dumps(described))
-    return head + "".join(FUNCTION.format(name=name) for name in graphs)
+    return head + "".join(FUNCTION.format(name=part) for part in graphs)
 
 
 def parse(text: str) -> tuple[Any, ...]:
@@ -93,27 +118,10 @@ def parse(text: str) -> tuple[Any, ...]:
     from .vector import row
 
     given = json.loads(text)
-    ports, records, states, coefficients = given["names"]
-    want_ports, want = given["wanted"]
-    x, c = [f"x.{n}" for n in ports], [*(f"c.{n}" for n in coefficients), "alive"]
-    r, z = [f"r.{n}" for n in records], [f"z.{n}" for n in states]
-    after = [f"n.{n}" for n in states]
-    orders = {
-        "forward": [*x, "y", *r, *z, *c],
-        "replay": [*x, *z, *after, *c],
-        "backward": [
-            *(*x, "g.y", *(f"g.{n}" for n in r), *z, *(f"g.{n}" for n in z), *(f"d.{n}" for n in z)),
-            *(*(f"d.x.{n}" for n in want_ports), *(f"d.c.{n}" for n in want), *c),
-        ],
-    }
     rows = []
     for name, (nodes, outputs, results) in given["graphs"].items():
         graph = Graph(tuple(Node(op, tuple(args), kind) for op, args, kind in nodes), tuple(outputs), tuple(results))
-        if name == "replay":
-            graph = Graph(graph.nodes, tuple(after), graph.results)
-        if len(orders[name]) > MOST_ARRAYS:
-            raise ValueError(f"a step with {len(orders[name])} arrays is more than a fused kernel takes.")
-        rows.append(row(graph, tuple(orders[name]), given["size"]))
+        rows.append(row(graph, tuple(given["orders"][name]), given["size"]))
     return tuple(rows)
 
 
@@ -128,12 +136,17 @@ def _engine_version() -> str:
 
 @functools.cache
 def row_functions(key: str, wanted: Wanted, backward: bool) -> tuple[Any, ...]:
-    """A program's row functions, as C functions of (first lane, last, step, table): of its step, or of replay and transpose."""
+    """A program's row functions, of (first lane, last, step, table): of its step, or of replay and transpose."""
     program = PROGRAMS[key]
     text, names = source(program, wanted, backward), ("replay", "backward") if backward else ("forward",)
+    return build(f"{program.name}_{names[-1]}", text, names)
+
+
+def build(name: str, text: str, functions: tuple[str, ...]) -> tuple[Any, ...]:
+    """The row functions of a file from `written`."""
     digest = hashlib.sha256((text + _engine_version()).encode()).hexdigest()[:24]
     with _lock:
-        return _build(f"{program.name}_{names[-1]}_{digest}", text, names)
+        return _build(f"{name}_{digest}", text, functions)
 
 
 @functools.cache

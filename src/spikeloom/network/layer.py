@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..connections import Delayed
 from ..engine import Feedback, Loop, LoopState, Source, check_step, choose
+from ..engine.coefficients import rounded_coefficients
 from ..engine.noise import streams
 from ..events import Events
 from ..neurons import Neuron
@@ -146,7 +147,8 @@ class Layer(nn.Module):
         for y in inputs.values():
             dtype = torch.promote_types(dtype, y.dtype)
         output_dtype = first.dtype if self.neuron.spiking else dtype
-        coefficients = self.neuron.rounded_coefficients(dtype)
+        plainly = context.engine == "eager"
+        coefficients = self.neuron.rounded_coefficients(dtype) if plainly else rounded_coefficients(self.neuron, dtype)
         self._check_coefficients(coefficients, shape)
         fresh = self.neuron.initial_state(shape[0], shape[1:], dtype, first.device)
         if self.neuron.noises and state is None:

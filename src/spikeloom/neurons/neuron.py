@@ -13,17 +13,13 @@ from ..fire import Fire
 from ..parameters import Input, Noise, Param, ParameterValue, State, Value
 from ..unchanged import Snapshot, same, snapshot
 from ..zero import ZERO
+from .attributes import KNOWN, attributes
 from .declarations import broadcasts, check_dt, check_shape, coefficient_type, declarations, fields, size, tuple_type
 
 DEFAULT_DT = 1e-3
 # Entries that the loop keeps beside the declared state: steps left in the refractory period; the noise's clock and key.
 # What is not in use is (), which holds no tensors wherever a state is walked (None would count as a leaf).
 KEPT = ("refractory", "clock", "stream")
-# What a neuron has of torch's, what is kept of what was computed, and what can be compared, among its attributes.
-# Coefficients may differ between training and evaluation.
-MODULE = frozenset(vars(nn.Module())) - {"training"}
-KNOWN = ("known_values", "known_coefficients", "captured_coefficients")
-PLAIN = (bool, int, float, str, type(None))
 RESERVED = (
     "shape",
     "reset",
@@ -304,12 +300,8 @@ class Neuron(nn.Module):
 
     def _fixed(self, dtype: torch.dtype) -> tuple[Snapshot | None, dict[str, Any]]:
         """All that the coefficients can depend on, where none of it is learned and all of it can be compared."""
-        own = {k: v for k, v in self.__dict__.items() if k not in MODULE and k not in KNOWN}
-        plain = all(
-            isinstance(v, PLAIN) or (isinstance(v, tuple) and all(isinstance(x, PLAIN) for x in v))
-            for v in own.values()
-        )
-        if not plain or self._parameters or self._buffers or len(self._modules) > 1:
+        own, all_plain = attributes(self)
+        if not all_plain:
             return None, own
         held = [t for name in self.params for t in (self._held(name).raw, self._held(name).initial)]
         return snapshot(held), own | {"dtype": dtype, "class": type(self)}
@@ -317,14 +309,19 @@ class Neuron(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in KNOWN}
 
-    def _compute_coefficients(self, dtype: torch.dtype) -> Any:
-        self.__dict__["known_values"] = {}
+    def formulas(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """The coefficients before they are rounded, with these values in the place of the parameters' own."""
+        self.__dict__["known_values"] = dict(values or {})
         try:
             found = dict(self.coefficients(self.dt))
+            if self.reset == "zero" and "v_reset" not in found:
+                found["v_reset"] = self.v_reset if "v_reset" in self.params else 0.0
         finally:
             del self.__dict__["known_values"]
-        if self.reset == "zero" and "v_reset" not in found:
-            found["v_reset"] = self._held("v_reset").value(self.dt) if "v_reset" in self.params else 0.0
+        return found
+
+    def _compute_coefficients(self, dtype: torch.dtype) -> Any:
+        found = self.formulas()
         # Numbers become tensors, so that no trace of the step holds one as a constant.
         rounded = {k: _round(v, dtype) for k, v in found.items()}
         structure = tuple((name, getattr(self, name)) for name in self.structure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import signal
+import sys
 import threading
 import warnings
 import zipfile
@@ -119,7 +120,7 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=1,
+            log_every_n_steps=sys.maxsize,  # all is logged by the epoch, and to look for more takes time
         )
         with _interruptible(trainer, interrupts), _threads(experiment.threads):
             trainer.fit(

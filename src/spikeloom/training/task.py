@@ -22,6 +22,8 @@ OPTIMISERS = {
     "sgd": torch.optim.SGD,
 }
 
+FUSED = ("adam", "adamw", "sgd")  # which torch has as one kernel
+
 UNLABELLED = -100  # torch's own mark for a target that does not count, the default of F.cross_entropy
 
 # From the part of the training that is done, 0 to 1, to the part of the highest learning rate.
@@ -101,6 +103,7 @@ class Task(lightning.LightningModule):
         self.lr, self.time_constant_lr, self.weight_decay = lr, time_constant_lr, weight_decay
         self.optimiser, self.schedule, self.gradient = optimiser, schedule, gradient
         self.record, self.activity_cost, self.anneal = record, activity_cost, anneal
+        self._sums: dict[str, tuple[Tensor, int]] = {}  # of what is logged, and of samples, in this epoch
         self.metrics = nn.ModuleDict()
         if classes is not None:
             for part in ("train", "validation", "test"):
@@ -113,6 +116,9 @@ class Task(lightning.LightningModule):
             return run(self.network, x, gradient=self.gradient).output
         result = self.network(x)
         return result[0] if isinstance(result, tuple) else result
+
+    def on_train_epoch_start(self) -> None:
+        self._sums.clear()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.anneal is not None:
@@ -130,10 +136,22 @@ class Task(lightning.LightningModule):
             found = run(self.network, x, gradient=self.gradient, record=self.record)
             loss = self._score(found.output, target, "train") + self.activity_cost(found, target)
         penalty = self.penalty(self.network) if self.penalty is not None else None
-        if penalty is None:
-            return loss
-        self.log("train_penalty", penalty.detach(), on_step=False, on_epoch=True, batch_size=1)
-        return loss + penalty
+        if penalty is not None:
+            loss = loss + penalty
+            self._count("train_penalty", penalty, 1)
+        # Before the epoch's end, where callbacks look for it.
+        if self.trainer.is_last_batch:
+            self._log_means("train")
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._log_means("train")  # of an epoch that was cut short
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_means("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_means("test")
 
     def validation_step(self, batch: Any, index: int) -> None:
         self._step(batch, "validation")
@@ -147,19 +165,31 @@ class Task(lightning.LightningModule):
 
     def _score(self, output: Tensor, target: Tensor, part: str) -> Tensor:
         loss = self.loss(output, target)
-        # The size is given because Events and time-first rasters do not have the batch on their first axis.
-        kind: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": output.shape[1]}
-        self.log(f"{part}_loss", loss.detach(), **kind)
+        # Not len(target): of time-first targets the batch is not the first axis.
+        self._count(f"{part}_loss", loss, output.shape[1])
         if self.decode is not None and self.classes is not None:
             scores = self.decode(output).detach()
-            accuracy = f"{part}_accuracy"
-            for name in (accuracy, "confusion") if part == "test" else (accuracy,):
+            for name in (f"{part}_accuracy", "confusion") if part == "test" else (f"{part}_accuracy",):
                 metric = self.metrics[name]
                 assert isinstance(metric, Metric)
                 metric.update(scores, target)
-                if name == accuracy:
-                    self.log(accuracy, metric, **kind)
         return loss
+
+    def _count(self, name: str, value: Tensor, samples: int) -> None:
+        """Add to a mean over the epoch. Lightning's own log would do it, in as much time as a small network's step."""
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = total + samples * value.detach().double(), count + samples
+
+    def _log_means(self, part: str) -> None:
+        """Log an epoch's means, once."""
+        kind: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
+        for name in [name for name in self._sums if name.startswith(f"{part}_")]:
+            total, count = self._sums.pop(name)
+            self.log(name, (total / count).float(), **kind)
+            if name == f"{part}_loss" and self.classes is not None:
+                metric = self.metrics[f"{part}_accuracy"]
+                assert isinstance(metric, Metric)
+                self.log(f"{part}_accuracy", metric, **kind)
 
     def confusion_matrix(self) -> Tensor | None:
         """Counts [classes, classes], true class first, of the last test; None for other tasks."""
@@ -170,7 +200,10 @@ class Task(lightning.LightningModule):
         groups = parameter_groups(
             self.network, lr=self.lr, time_constant_lr=self.time_constant_lr, weight_decay=self.weight_decay
         )
-        optimiser = OPTIMISERS[self.optimiser](groups, lr=self.lr)
+        parameters = [p for group in groups for p in group["params"]]
+        fast = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        fused = {"fused": True} if fast and self.optimiser in FUSED else {}
+        optimiser = OPTIMISERS[self.optimiser](groups, lr=self.lr, **fused)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         factor = SCHEDULES[self.schedule]
         # Batch by batch: Lightning steps an epoch's schedule only after the checkpoint of that epoch is written.
