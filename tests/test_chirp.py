@@ -117,12 +117,13 @@ def test_a_penalty_is_added_to_the_training_loss_and_logged_apart(tmp_path):
 
     task = Task(sl.Layer(None, sl.LI(1, learn="tau_mem")), torch.nn.functional.mse_loss, penalty=lambda network: None)
     batches = [(torch.ones(3, 1, 1), torch.zeros(3, 1, 1)), (torch.ones(3, 4, 1), torch.ones(3, 4, 1))]
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 
     def logged():
         task.lr = 0.0
         trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", limit_val_batches=0, **dict.fromkeys(off, False))
-        trainer.fit(task, batches, batches)
+        trainer.fit(task, loader, loader)
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     one, four = (task.loss(task(x), y).item() for x, y in batches)
@@ -130,8 +131,7 @@ def test_a_penalty_is_added_to_the_training_loss_and_logged_apart(tmp_path):
     assert plain == {"train_loss": pytest.approx((one + 4 * four) / 5)}, "a mean over samples"
     task.penalty = lambda network: 3 * network.neuron.tau_mem.sum()
     assert logged() == {"train_loss": pytest.approx(plain["train_loss"]), "train_penalty": pytest.approx(0.06)}
-    step = task.training_step
-    task.training_step = lambda batch, index: losses.append(step(batch, index)) or losses[-1]
-    losses = []
+    losses, step = [], task.training_step
+    task.training_step = lambda batch, batch_idx: losses.append(step(batch, batch_idx)) or losses[-1]
     logged()
     assert [loss.item() for loss in losses] == pytest.approx([one + 0.06, four + 0.06])

@@ -5,6 +5,7 @@ all else in the first call of a process. A file here is one line of JSON and an 
 it.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -90,10 +91,20 @@ def load(path: Path, arguments: int) -> Function | None:
     return Function(engine.get_function_address(head["name"]), arguments)
 
 
+@functools.cache
+def _mathematics() -> None:
+    """Let LLVM find the logarithm and its like."""
+    from llvmlite import binding
+
+    with contextlib.suppress(RuntimeError):  # where it is called otherwise, Numba knows
+        binding.load_library_permanently("libm.so.6")
+
+
 def _found(name: str) -> bool:
     """Whether a name has an address in this process, or needs none."""
     from llvmlite import binding
 
+    _mathematics()
     if binding.address_of_symbol(name) is not None:
         return True
     if not name.startswith(REPORTING):
