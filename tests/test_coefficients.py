@@ -62,6 +62,12 @@ def test_a_number_that_neurons_share_counts_once(each):
     assert c.beta.shape == values.get("tau_mem", torch.zeros(())).shape
 
 
+def test_what_is_learned_and_read_by_no_coefficient():
+    assert coefficients._formulas(sl.CubaLIF(3, learn="v_init")) is None
+    neuron = compare(sl.CubaLIF(3, learn=("v_init", "tau_mem")))
+    assert gradients(neuron, rounded_coefficients(neuron, torch.float32))[1] is None
+
+
 def test_another_size_step_or_value_compiles_nothing():
     compare(sl.CubaLIF(5, learn="tau_mem"))
     before = len(generated.COMPILED)

@@ -52,11 +52,21 @@ def same(function, reference, x, parameters, events):
 @pytest.mark.parametrize("weighted", [False, True], ids=["spikes", "weighted"])
 @pytest.mark.parametrize("events", [False, True], ids=["raster", "events"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (70, 7), (65, 33), (64, 128), (20, 100)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (70, 7), (83, 16), (65, 33), (64, 128), (20, 100)])
 def test_linear_is_the_dense_product(inputs, outputs, dtype, events, weighted, bias):
     x = raster(9, 5, inputs, weighted=weighted, dtype=dtype)
     parameters = [grid(outputs, inputs, dtype=dtype), grid(outputs, dtype=dtype)][: 1 + bias]
     same(linear, F.linear, x, parameters, events)
+
+
+@pytest.mark.parametrize("outputs", [1, 10, 16, 17])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_gradient_of_the_input_of_many_rows(outputs, transposed):
+    x, weight = raster(70, 9, 50).requires_grad_(), grid(outputs, 50)
+    g = grid(9, 70, outputs).transpose(0, 1) if transposed else grid(70, 9, outputs)
+    weight = grid(50, outputs).t() if transposed else weight
+    (found,) = torch.autograd.grad(linear(x, weight), x, g)
+    torch.testing.assert_close(found, g @ weight, rtol=0, atol=0)
 
 
 OPTIONS = [

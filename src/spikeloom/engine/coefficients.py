@@ -230,6 +230,8 @@ def _graphs(neuron: Neuron, start: float, pace: float) -> tuple[Graph, Graph]:
             for name, value in out.items():
                 if value.requires_grad:
                     total = total + value * given[f"g.{name}"]
+            if not total.requires_grad:
+                return dict.fromkeys([f"d.{name[4:]}" for name in raw])
             found = torch.autograd.grad(total, list(raw.values()), create_graph=True, allow_unused=True)
         return {f"d.{name[4:]}": g for name, g in zip(raw, found, strict=True)}
 

@@ -12,6 +12,7 @@ from .processor import lanes
 from .rows import Rows, call, strided
 
 MOST_VECTORS = 8  # of a tile, as in product_primitives.py
+THIN = 16  # outputs up to which a product of our own is faster than torch's
 CHUNK = 128  # rows that a thread takes at a time
 
 
@@ -74,9 +75,18 @@ class Matrix:
         return y
 
     def input_gradient(self, g: Tensor, weight: Tensor) -> Tensor:
-        # torch's own, into memory that was used before: fresh pages would cost more than the product.
+        # Into memory that was used before: fresh pages would cost more than the product.
         found = memory.empty((*g.shape[:-1], self.inputs), weight.dtype)
-        torch.mm(g.flatten(0, 1), weight, out=found.flatten(0, 1))
+        g = g.flatten(0, 1)
+        if self.outputs > THIN:
+            torch.mm(g, weight, out=found.flatten(0, 1))
+            return found
+        g, weight, rows = g.contiguous(), weight.contiguous(), len(g)
+        call(
+            *("input_gradient", threads.participants(found.numel(), -(-rows // CHUNK))),
+            *(("rows", rows), ("chunk", CHUNK), ("size", weight.element_size()), ("columns", self.inputs)),
+            *(("dense", found), ("packed", g), ("scratch", weight), ("room", self.outputs)),
+        )
         return found
 
     def weight_gradient(self, rows: Rows, g: Tensor, weight: Tensor) -> Tensor:

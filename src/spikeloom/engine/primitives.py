@@ -242,46 +242,54 @@ def lowest(typingctx: Any, bits: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-def _tile(body: Body, at: Any, n: Any, g: Any, j: Any, rows: int, vectors: int) -> None:
+def _tile(body: Body, at: Any, n: Any, depth: Any, g: Any, j: Any, rows: int, vectors: int, add: bool) -> None:
     """`rows` rows by `vectors` vectors of a product: they stay in registers while a column of the weights passes by."""
     builder, single = body.b, Body(body.b, body.size, 1)
-    line = [builder.mul(builder.add(g, ir.Constant(I64, r)), n) for r in range(rows)]
+    number = [builder.add(g, ir.Constant(I64, r)) for r in range(rows)]
+    line, source = ([builder.mul(k, size) for k in number] for size in (n, depth))
     column = [builder.add(j, ir.Constant(I64, v * body.width)) for v in range(vectors)]
     places = [(r, v) for r in range(rows) for v in range(vectors)]
     sums = {place: cgutils.alloca_once(builder, body.type) for place in places}
     for place in places:
         builder.store(body.constant(0.0), sums[place])
-    with cgutils.for_range_slice(builder, ir.Constant(I64, 0), n, ir.Constant(I64, 1), I64) as (m, _):
+    with cgutils.for_range_slice(builder, ir.Constant(I64, 0), depth, ir.Constant(I64, 1), I64) as (m, _):
         weights = [body.load(at[2], builder.add(builder.mul(m, n), c)) for c in column]
-        factors = [body.splat(single.load(at[1], builder.add(offset, m))) for offset in line]
+        factors = [body.splat(single.load(at[1], builder.add(offset, m))) for offset in source]
         for r, v in places:
             builder.store(body.call("fmuladd", factors[r], weights[v], builder.load(sums[r, v])), sums[r, v])
     for r, v in places:
-        place = builder.add(line[r], column[v])
-        body.store(builder.fadd(body.load(at[0], place), builder.load(sums[r, v])), at[0], place)
+        place, total = builder.add(line[r], column[v]), builder.load(sums[r, v])
+        body.store(builder.fadd(body.load(at[0], place), total) if add else total, at[0], place)
 
 
-@intrinsic
-def product(typingctx: Any, addresses: Any, rows: Any, n: Any, size: Any) -> Any:
-    """(out, a, w): out [rows, n] += a [rows, n] @ w [n, n], all contiguous."""
+def _product(add: bool, doc: str) -> Any:
+    def function(typingctx: Any, addresses: Any, rows: Any, n: Any, depth: Any, size: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            at, rows, n, depth = cgutils.unpack_tuple(builder, args[0], 3), *args[1:4]
+            zero = ir.Constant(I64, 0)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        at, rows, n = cgutils.unpack_tuple(builder, args[0], 3), args[1], args[2]
-        zero = ir.Constant(I64, 0)
+            def whole(total: Any, part: int) -> Any:
+                return builder.sub(total, builder.srem(total, ir.Constant(I64, part)))
 
-        def whole(total: Any, part: int) -> Any:
-            return builder.sub(total, builder.srem(total, ir.Constant(I64, part)))
+            def loops(size: int) -> None:
+                width = lanes(size)
+                for r, first, last in ((4, zero, whole(rows, 4)), (1, whole(rows, 4), rows)):
+                    for v, w, start, stop in ((2, width, zero, whole(n, 2 * width)), (1, 1, whole(n, 2 * width), n)):
+                        columns = cgutils.for_range_slice(builder, start, stop, ir.Constant(I64, v * w), I64)
+                        lines = cgutils.for_range_slice(builder, first, last, ir.Constant(I64, r), I64)
+                        with columns as (j, _), lines as (g, _):
+                            _tile(Body(builder, size, w), at, n, depth, g, j, r, v, add)
 
-        def loops(size: int) -> None:
-            width = lanes(size)
-            for r, first, last in ((4, zero, whole(rows, 4)), (1, whole(rows, 4), rows)):
-                for v, w, start, stop in ((2, width, zero, whole(n, 2 * width)), (1, 1, whole(n, 2 * width), n)):
-                    columns = cgutils.for_range_slice(builder, start, stop, ir.Constant(I64, v * w), I64)
-                    lines = cgutils.for_range_slice(builder, first, last, ir.Constant(I64, r), I64)
-                    with columns as (j, _), lines as (g, _):
-                        _tile(Body(builder, size, w), at, n, g, j, r, v)
+            _by_size(builder, args[4], loops)
+            return context.get_dummy_value()
 
-        _by_size(builder, args[3], loops)
-        return context.get_dummy_value()
+        return types.void(types.UniTuple(types.int64, 3), *[types.int64] * 4), codegen
 
-    return types.void(types.UniTuple(types.int64, 3), types.int64, types.int64, types.int64), codegen
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+add_product = _product(
+    True, "(out, a, w), rows, n, depth: out [rows, n] += a [rows, depth] @ w [depth, n], all contiguous."
+)
+product = _product(False, "The same with = for +=.")

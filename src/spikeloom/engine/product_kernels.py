@@ -39,18 +39,30 @@ def linear(table):
     """
     rows, chunk, size = load(table, ROWS), load(table, CHUNK), load(table, SIZE)
     start, stop, columns, width = load(table, START), load(table, STOP), load(table, COLUMNS), load(table, WIDTH)
+    chunks, tiles = (rows + chunk - 1) // chunk, (columns + width - 1) // width
+    while True:
+        unit = p.take(table + 8 * NEXT)
+        if unit >= chunks * tiles:
+            break
+        # All rows of one tile before the next one: what stays in a second cache is one tile of the weights.
+        tile = unit // chunks
+        low, column, packed = (unit - tile * chunks) * chunk, tile * width, load(table, PACKED) + tile * load(table, TILE)
+        begin, count = packed + load(table, BEGIN), min(width, columns - column)
+        for r in range(low, min(low + chunk, rows)):
+            at = (place(table, r) + column * size, packed, begin, load(table, CHANNEL), load(table, VALUE))
+            q.sum_rows(at, load32(start, r), load32(stop, r), load(table, VECTORS), count, size)
+
+
+def input_gradient(table):
+    """dense [rows, columns] = packed [rows, room] @ scratch [room, columns], for few of `room`."""
+    rows, chunk, size = load(table, ROWS), load(table, CHUNK), load(table, SIZE)
+    columns, depth = load(table, COLUMNS), load(table, ROOM)
     while True:
         low = p.take(table + 8 * NEXT) * chunk
         if low >= rows:
             break
-        # Columns outside, rows inside: a tile of the weights stays in the second cache for a chunk of rows.
-        packed, column = load(table, PACKED), 0
-        while column < columns:
-            begin, count = packed + load(table, BEGIN), min(width, columns - column)
-            for r in range(low, min(low + chunk, rows)):
-                at = (place(table, r) + column * size, packed, begin, load(table, CHANNEL), load(table, VALUE))
-                q.sum_rows(at, load32(start, r), load32(stop, r), load(table, VECTORS), count, size)
-            column, packed = column + width, packed + load(table, TILE)
+        at = load(table, DENSE) + low * columns * size, load(table, PACKED) + low * depth * size, load(table, SCRATCH)
+        p.product(at, min(chunk, rows - low), columns, depth, size)
 
 
 def linear_gradient(table):

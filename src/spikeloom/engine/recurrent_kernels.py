@@ -46,4 +46,4 @@ def send_back(table):
     """target [samples, neurons] += source times the weights."""
     fixed = load(table, FIXED)
     given = load(table, TARGET), load(table, SOURCE), load(fixed, BACK)
-    p.product(given, load(table, SAMPLES), load(fixed, NEURONS), load(fixed, SIZE))
+    p.add_product(given, load(table, SAMPLES), load(fixed, NEURONS), load(fixed, NEURONS), load(fixed, SIZE))
