@@ -117,7 +117,8 @@ def test_any_number_of_threads_and_either_pool(count, monkeypatch):
             if not pool:
                 monkeypatch.setattr(threads, "torch_pool", lambda: None)
             for got, reference in zip(flat(outcome(subject, x, "cpu")), flat(wanted), strict=True):
-                assert torch.allclose(got, reference, rtol=1e-6, atol=1e-5)
+                # The weights' gradient adds up in one order or another, as its break-even says for so many threads.
+                torch.testing.assert_close(got, reference, rtol=1e-6, atol=1e-6 * float(reference.abs().max()))
     finally:
         torch.set_num_threads(before)
 

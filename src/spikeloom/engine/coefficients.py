@@ -96,7 +96,12 @@ def _held(neuron: Neuron, name: str) -> Any:
 
 def _suited(neuron: Neuron, dtype: torch.dtype) -> bool:
     """Whether gradients are wanted, on the processor, and nothing looks on at single operations."""
-    if dtype != torch.float32 or not torch.is_grad_enabled() or transformed() or capturing() or neuron.unchecked:
+    if dtype != torch.float32 or not torch.is_grad_enabled() or neuron.unchecked:
+        return False
+    # Buffers hold what is not learned; asking the dictionaries is quick.
+    if not any(held._parameters for held in neuron.params._modules.values() if held is not None):
+        return False
+    if transformed() or capturing():
         return False
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False

@@ -220,5 +220,9 @@ def _module(name: str, text: str) -> Any:
 
 
 def constants(graph: Graph, dtype: torch.dtype) -> torch.Tensor:
-    """The numbers that a graph's kernel is handed."""
-    return torch.tensor([*graph.numbers, 0.0], dtype=dtype)
+    """The numbers that a graph's kernel is handed; nobody writes to them."""
+    known = graph.__dict__.setdefault("constants", {})  # not by the graph's hash, which is long to compute
+    if dtype not in known:
+        with torch.inference_mode(False):
+            known[dtype] = torch.tensor([*graph.numbers, 0.0], dtype=dtype, device="cpu")
+    return known[dtype]

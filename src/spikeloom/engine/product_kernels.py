@@ -46,7 +46,11 @@ def linear(table):
             break
         # All rows of one tile before the next one: what stays in a second cache is one tile of the weights.
         tile = unit // chunks
-        low, column, packed = (unit - tile * chunks) * chunk, tile * width, load(table, PACKED) + tile * load(table, TILE)
+        low, column, packed = (
+            (unit - tile * chunks) * chunk,
+            tile * width,
+            load(table, PACKED) + tile * load(table, TILE),
+        )
         begin, count = packed + load(table, BEGIN), min(width, columns - column)
         for r in range(low, min(low + chunk, rows)):
             at = (place(table, r) + column * size, packed, begin, load(table, CHANNEL), load(table, VALUE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -142,12 +143,14 @@ class LatencyMnist(Experiment):
 
     def _disturb(self, spikes: Events) -> Events:
         """Spikes of moved images, some dropped: what training sees."""
-        down, across = torch.randint(-self.shift, self.shift + 1, (2, len(spikes)))
-        row, column = spikes.channel // SIDE + down[spikes.batch], spikes.channel % SIDE + across[spikes.batch]
-        keep = (row >= 0) & (row < SIDE) & (column >= 0) & (column < SIDE)
+        down, across = torch.randint(-self.shift, self.shift + 1, (2, len(spikes))) + self.shift
+        moves = SIDE * SIDE * (down * (2 * self.shift + 1) + across)
+        channel = _moved(self.shift)[torch.repeat_interleave(moves, spikes.counts()) + spikes.channel]
+        keep = channel >= 0
         keep &= torch.rand(spikes.total) >= self.spike_dropout
-        channel = (SIDE * row + column)[keep]
-        return Events.from_coordinates(spikes.time[keep], spikes.batch[keep], channel, shape=spikes.shape)
+        # A sample's spikes move together, so they stay in order.
+        before, ends = F.pad(keep.cumsum(0), (1, 0)), F.pad(spikes.counts().cumsum(0), (1, 0))
+        return Events(spikes.time[keep].int(), channel[keep], before[ends], None, spikes.shape)
 
     def decode(self, output: Tensor) -> Tensor:
         if self.loss_function == "spike_count":
@@ -160,6 +163,17 @@ class LatencyMnist(Experiment):
         if self.loss_function == "spike_count":
             return losses.spike_count_mse(output, target, true_count=100, false_count=10)
         return F.cross_entropy(self.decode(output), target)
+
+
+@functools.cache
+def _moved(shift: int) -> Tensor:
+    """Where pixels go by moves of -shift .. shift down, and across: [moves down x moves across x pixels], flat, int32;
+    -1 where they leave the image."""
+    moves, places = torch.arange(-shift, shift + 1), torch.arange(SIDE)
+    to = moves[:, None] + places  # [moves, places]
+    row, column = to[:, None, :, None], to[None, :, None, :]
+    inside = (row >= 0) & (row < SIDE) & (column >= 0) & (column < SIDE)
+    return torch.where(inside, SIDE * row + column, -1).int().flatten()
 
 
 @dataclass(kw_only=True)
