@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,10 +85,13 @@ def rounded_coefficients(neuron: Neuron, dtype: torch.dtype) -> Any:
     return formulas.rest._replace(**c)
 
 
-@functools.lru_cache(maxsize=256)  # for torch's function is slow
-def _shapes(sizes: tuple[torch.Size, ...], reads: tuple[tuple[int, ...], ...]) -> tuple[torch.Size, list[torch.Size]]:
+@functools.lru_cache(maxsize=256)
+def _shapes(
+    sizes: tuple[torch.Size, ...], reads: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The common shape of inputs, and that of coefficients which depend on some of them each."""
-    return torch.broadcast_shapes(*sizes), [torch.broadcast_shapes(*(sizes[k] for k in each)) for each in reads]
+    # NumPy's, for torch's function imports a library of symbols, which takes half a second.
+    return np.broadcast_shapes(*sizes), [np.broadcast_shapes(*(sizes[k] for k in each)) for each in reads]
 
 
 def _held(neuron: Neuron, name: str) -> Any:
@@ -270,7 +274,7 @@ class _Coefficients(torch.autograd.Function):
         return *(None,) * 5, *back, *(None for _ in given[len(raw) :])
 
 
-def _once(row: Tensor, shape: torch.Size) -> Tensor:
+def _once(row: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The part of a row that has a shape, where axes that it lacks are seen once: a number that many neurons share is
     to come from one of them, and its gradient to one of them."""
     missing = row.dim() - len(shape)
