@@ -113,6 +113,24 @@ def test_what_is_not_elementwise_stays_with_torch(kind):
         compare(neuron, compiled=False)
 
 
+class Tempered(sl.LIF):
+    """Coefficients that depend on a number which a user changes from step to step."""
+
+    temperature = 1.0
+
+    def coefficients(self, dt):
+        found = super().coefficients(dt)
+        return {**found, "v_th": self.temperature * found["v_th"]}
+
+
+def test_an_attribute_that_changes_is_followed_and_fills_no_memory():
+    neuron = Tempered(3, learn=("tau_mem", "v_th"))
+    for k in range(coefficients.MOST_KINDS + 5):
+        neuron.temperature = 1.0 + k / 64
+        assert rounded_coefficients(neuron, torch.float32).v_th.item() == 1.0 + k / 64
+    assert sum(key[0] is Tempered for key in coefficients._known) == coefficients.MOST_KINDS
+
+
 def test_derivatives_of_derivatives():
     neuron = moved(sl.CubaLIF(3, learn=("tau_mem", "v_th")))
     both = []

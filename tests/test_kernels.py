@@ -105,6 +105,14 @@ def test_what_is_kept_for_the_backward_pass():
     assert sum(kept.values()) <= 9 * 2 * steps * batch * n + small
 
 
+def test_tables_have_the_same_order_on_both_sides():
+    from spikeloom.engine import cpu, kernels, recurrent_kernels
+
+    for module, names in ((kernels, cpu.FIELDS), (recurrent_kernels, cpu.RECURRENT_FIELDS)):
+        assert names == module.FIELDS
+        assert [getattr(module, name.upper()) for name in names] == list(range(len(names)))
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_any_number_of_threads_and_either_pool(count, monkeypatch):
     subject = sl.Layer(None, make("CubaLIF", 64, learn=learned("CubaLIF")), nn.Linear(64, 64))

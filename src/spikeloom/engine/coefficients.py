@@ -61,6 +61,8 @@ class Formulas(NamedTuple):
         }
 
 
+# Kinds of one class of neurons that are traced; more come of an attribute that changes from step to step.
+MOST_KINDS = 64
 _known: dict[Any, tuple[Formulas, Any] | None] = {}
 
 
@@ -130,6 +132,8 @@ def _formulas(neuron: Neuron) -> tuple[Formulas, Any] | None:
     held = ((name, _held(neuron, name)) for name in neuron.params)
     key = type(neuron), tuple((n, h.constraint, h.scale, h.raw.requires_grad) for n, h in held), tuple(own.items())
     if key not in _known:
+        if sum(known[0] is type(neuron) for known in _known) >= MOST_KINDS:
+            return None
         try:
             formulas = _trace(neuron)
             _known[key] = None if formulas is None else (formulas, _compiled(type(neuron).__name__, formulas))

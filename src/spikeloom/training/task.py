@@ -118,7 +118,13 @@ class Task(lightning.LightningModule):
         return result[0] if isinstance(result, tuple) else result
 
     def on_train_epoch_start(self) -> None:
-        self._sums.clear()
+        self._begin("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin("validation")
+
+    def on_test_epoch_start(self) -> None:
+        self._begin("test")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.anneal is not None:
@@ -175,6 +181,15 @@ class Task(lightning.LightningModule):
                 metric.update(scores, target)
         return loss
 
+    def _begin(self, part: str) -> None:
+        """Forget what an epoch that was cut short has counted, and the last test."""
+        self._sums = {name: sums for name, sums in self._sums.items() if not name.startswith(f"{part}_")}
+        if self.classes is not None:
+            for name in (f"{part}_accuracy", "confusion") if part == "test" else (f"{part}_accuracy",):
+                metric = self.metrics[name]
+                assert isinstance(metric, Metric)
+                metric.reset()
+
     def _count(self, name: str, value: Tensor, samples: int) -> None:
         """Add to a mean over the epoch. Lightning's own log would do it, in as much time as a small network's step."""
         total, count = self._sums.get(name, (0.0, 0))
@@ -201,8 +216,10 @@ class Task(lightning.LightningModule):
             self.network, lr=self.lr, time_constant_lr=self.time_constant_lr, weight_decay=self.weight_decay
         )
         parameters = [p for group in groups for p in group["params"]]
-        fast = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-        fused = {"fused": True} if fast and self.optimiser in FUSED else {}
+        # Under mixed precision Lightning refuses to clip gradients for a fused optimiser.
+        fast = self.optimiser in FUSED and not self.trainer.precision.endswith("mixed")
+        fast = fast and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        fused = {"fused": True} if fast else {}
         optimiser = OPTIMISERS[self.optimiser](groups, lr=self.lr, **fused)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         factor = SCHEDULES[self.schedule]
