@@ -1,14 +1,16 @@
 """The Lightning task by itself."""
 
-import lightning.pytorch as lightning
 import pytest
 import torch
 from torch import nn
 
+pytest.importorskip("lightning", reason="training needs the extra spikeloom[train]")
+import lightning.pytorch as lightning
+
 from spikeloom.datasets import BatchLoader
 from spikeloom.training import Task
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(does not have many workers|IPU|log_every_n_steps).*")
 
 
 def test_mixed_precision_goes_with_clipped_gradients():
