@@ -140,7 +140,7 @@ class ParameterValue(nn.Module):
 
     def value(self, dt: float) -> Tensor:
         """The value in its unit, float64."""
-        shot = None if self.learned else snapshot((self.raw, self.initial))
+        shot = None if self._parameters or self._modules else snapshot(self._buffers.values())  # type: ignore[arg-type]
         if shot is None:
             return self.constraint.apply(self.raw, self.initial, self.scale, dt)
         if self._known is None or self._known[0] != dt or not same(self._known[1], shot):

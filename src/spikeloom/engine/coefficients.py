@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..capture import capturing
 from ..neurons import Neuron
-from ..neurons.attributes import attributes
+from ..neurons.attributes import attributes, values
 from .generated import build, constants, written
 from .graph import Graph, reciprocals
 from .program import POINTS
@@ -74,13 +74,14 @@ def rounded_coefficients(neuron: Neuron, dtype: torch.dtype) -> Any:
     formulas, functions = found
     given = [_leaf(neuron, name) for name in formulas.inputs]
     shape, shapes = _shapes(tuple(x.shape for x in given), formulas.read)
-    rows = torch.empty((len(given) + len(shapes), *shape), dtype=DOUBLE).unbind(0)
     with torch.no_grad():
+        block = torch.empty((len(given) + len(shapes), *shape), dtype=DOUBLE)
+        rows = block.unbind(0)
         for row, x in zip(rows, given, strict=False):
             row.copy_(x)
         _call(functions["forward"], rows)
-        computed = (_once(row, size).to(dtype) for row, size in zip(rows[len(given) :], shapes, strict=True))
-        c = dict(zip(formulas.names, computed, strict=True))
+        rounded = zip(block[len(given) :].to(dtype).unbind(0), shapes, strict=True)
+        c = {name: _once(row, size) for name, (row, size) in zip(formulas.names, rounded, strict=True)}
     moved = [c[name] for name in formulas.moved]
     out = _Coefficients.apply(formulas, functions, neuron, rows[: len(given)], moved, *given)
     c |= dict(zip(formulas.moved, out, strict=True))
@@ -96,8 +97,9 @@ def _shapes(
     return np.broadcast_shapes(*sizes), [np.broadcast_shapes(*(sizes[k] for k in each)) for each in reads]
 
 
-def _held(neuron: Neuron, name: str) -> Any:
-    return neuron.params[name]
+def _raw(held: Any) -> Tensor:
+    table = next((t for t in (held._parameters, held._buffers) if "raw" in t), None)
+    return held.raw if table is None else table["raw"]  # a parametrization of torch's computes it
 
 
 def _suited(neuron: Neuron, dtype: torch.dtype) -> bool:
@@ -105,13 +107,14 @@ def _suited(neuron: Neuron, dtype: torch.dtype) -> bool:
     if dtype != torch.float32 or not torch.is_grad_enabled() or neuron.unchecked:
         return False
     # Buffers hold what is not learned; asking the dictionaries is quick.
-    if not any(held._parameters for held in neuron.params._modules.values() if held is not None):
+    held = values(neuron).values()
+    if not any(h._parameters for h in held):
         return False
     if transformed() or capturing():
         return False
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
-    raw = [_held(neuron, name).raw for name in neuron.params]
+    raw = [_raw(h) for h in held]
     plain = all(type(r) in (Tensor, nn.Parameter) and r.device.type == "cpu" for r in raw)
     return plain and any(r.requires_grad for r in raw)
 
@@ -119,7 +122,7 @@ def _suited(neuron: Neuron, dtype: torch.dtype) -> bool:
 def _leaf(neuron: Neuron, name: str) -> Tensor:
     """What stands for an input of the graph."""
     kind, name = name.split(".", 1)
-    held = _held(neuron, name)
+    held = values(neuron)[name]
     return held.value(neuron.dt) if kind == "value" else getattr(held, kind)
 
 
@@ -129,8 +132,11 @@ def _formulas(neuron: Neuron) -> tuple[Formulas, Any] | None:
     own, plain = attributes(neuron)
     if not plain:
         return None
-    held = ((name, _held(neuron, name)) for name in neuron.params)
-    key = type(neuron), tuple((n, h.constraint, h.scale, h.raw.requires_grad) for n, h in held), tuple(own.items())
+    held = [(name, h.constraint, h.scale, _raw(h).requires_grad) for name, h in values(neuron).items()]
+    key = type(neuron), tuple(held), tuple(own.items())
+    known = neuron.__dict__.get("known_formulas")
+    if known is not None and known[0] == key:  # to compare with what was there is faster than to look it up
+        return known[1]
     if key not in _known:
         if sum(known[0] is type(neuron) for known in _known) >= MOST_KINDS:
             return None
@@ -139,6 +145,7 @@ def _formulas(neuron: Neuron) -> tuple[Formulas, Any] | None:
             _known[key] = None if formulas is None else (formulas, _compiled(type(neuron).__name__, formulas))
         except (NoElementwiseForm, ImportError):
             _known[key] = None
+    neuron.__dict__["known_formulas"] = key, _known[key]
     return _known[key]
 
 
@@ -184,21 +191,21 @@ def _call(function: Any, rows: Sequence[Tensor]) -> None:
 
 
 def _leaves(neuron: Neuron) -> list[str]:
-    learned = [name for name in neuron.params if _held(neuron, name).raw.requires_grad]
+    learned = [name for name in neuron.params if _raw(values(neuron)[name]).requires_grad]
     others = [name for name in neuron.params if name not in learned]
     return [f"{kind}.{name}" for kind in ("raw", "initial") for name in learned] + [f"value.{n}" for n in others]
 
 
 def _computed(neuron: Neuron, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The coefficients that are tensors, in double precision, from named tensors for the parameters."""
-    values = {}
+    known = {}
     for name in neuron.params:
-        held = _held(neuron, name)
+        held = values(neuron)[name]
         if f"raw.{name}" in given:
-            values[name] = held.constraint.apply(given[f"raw.{name}"], given[f"initial.{name}"], held.scale, neuron.dt)
+            known[name] = held.constraint.apply(given[f"raw.{name}"], given[f"initial.{name}"], held.scale, neuron.dt)
         elif f"value.{name}" in given:
-            values[name] = given[f"value.{name}"]
-    return {name: value for name, value in neuron.formulas(values).items() if isinstance(value, Tensor)}
+            known[name] = given[f"value.{name}"]
+    return {name: value for name, value in neuron.formulas(known).items() if isinstance(value, Tensor)}
 
 
 def _check(neuron: Neuron, forward: Graph) -> None:
@@ -274,13 +281,17 @@ class _Coefficients(torch.autograd.Function):
             _call(ctx.functions["backward"], (*ctx.rows, *more))
             found = more[len(gradients) :]
         raw = given[: len(formulas.moving)]
-        back = [g.sum_to_size(r.shape).to(r.dtype) for g, r in zip(found, raw, strict=True)]
+        back = []
+        for g, r in zip(found, raw, strict=True):
+            back.append((g if g.shape == r.shape else g.sum_to_size(r.shape)).to(r.dtype))
         return *(None,) * 5, *back, *(None for _ in given[len(raw) :])
 
 
 def _once(row: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The part of a row that has a shape, where axes that it lacks are seen once: a number that many neurons share is
+    """The part of a row that has a shape: where axes that it lacks are seen once: a number that many neurons share is
     to come from one of them, and its gradient to one of them."""
+    if row.shape == shape:
+        return row
     missing = row.dim() - len(shape)
     for axis, size in enumerate(row.shape):
         if size > 1 and (axis < missing or shape[axis - missing] == 1):

@@ -1,5 +1,6 @@
 """The fused CPU engine: a whole loop over time in one compiled kernel, forward and backward."""
 
+import math
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,8 @@ FIELDS = (
     *("wanted_ports", "wanted", "fed", "fed_gradient", "feed", "send_back", "recurrent", "step", "replay", "pitch"),
 )
 RECURRENT_FIELDS = ("pitch", "neurons", "size", "weight", "vectors", "width", "tile", "bias", "back")
-PLACES = {name: k for k, name in enumerate(FIELDS)}
+NONE = (0,) * len(FIELDS)
+ZEROS = {dtype: torch.zeros((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
 SPARE = 4  # rows that a recurrent layer needs beside the others
 # Samples of a recurrent layer that a thread takes at a time, at least: each row of weights serves them all.
 SAMPLES = 16
@@ -51,21 +53,15 @@ def forward(
     """
     layout = Layout(inputs[0])
     steps, total, count = layout.steps, layout.lanes, len(program.states)
-    y, *records = (layout.empty_rows(program.dtype) for _ in range(1 + len(program.records)))
+    y, *records = [layout.empty_rows(program.dtype) for _ in range(1 + len(program.records))]
     finals = [layout.empty_row(program.dtype) for _ in states]
     kept = memory.empty((-(-steps // keep) if keep else 0, count, total), program.dtype)
     call = Call(program, layout, program.forward, lengths, coefficients, keep, len(states))
-    for state in states:
-        call.row(state)
-    for x in inputs:
-        call.rows(x)
-    for x in (y, *records):
-        call.rows(x)
-    for z in finals:
-        call.row(z)
+    call.row(*states)
+    call.rows(*inputs, y, *records)
+    call.row(*finals)
     call.feedback(fed, weight, bias, last)
-    call.set(kept=kept.data_ptr())
-    call.set(step=row_functions(program.key, Wanted(), False)[0].address)
+    call.header |= {"kept": kept.data_ptr(), "step": row_functions(program.key, Wanted(), False)[0].address}
     call.run("forward", len(coefficients) + count + len(inputs) + 2 + SPARE, -(-total // call.block))
     return y if output_dtype is None else y.to(output_dtype), finals, records, kept
 
@@ -95,37 +91,28 @@ def backward(
     d_states = [layout.empty_row(program.dtype) for _ in program.states]
     graph = program.transpose(wanted.coefficients, wanted.ports)
     call = Call(program, layout, graph, lengths, coefficients, keep, len(program.states) * keep)
-    for x in inputs:
-        call.rows(x)
-    for g in (g_y, *g_records):
-        call.rows(g)
-    for g in g_finals:
-        call.row(g)
-    for d in d_inputs:
-        call.rows(d)
-    for d in d_states:
-        call.row(d)
+    call.rows(*inputs, g_y, *g_records)
+    call.row(*g_finals)
+    call.rows(*d_inputs)
+    call.row(*d_states)
     call.rows(y)
     call.feedback(fed, weight, bias, last)
-    if fed >= 0:
-        call.set(fed_gradient=wanted.ports.index(program.ports[fed]))
     blocks = -(-total // call.block)
     # Sums over a group of blocks are added up in one order, whichever threads computed them.
     per = max(1, blocks // (4 * torch.get_num_threads()))
     groups = -(-blocks // per) if blocks else 0
     parts = torch.zeros((groups, len(wanted.coefficients), neurons), dtype=torch.float64)
-    call.set(kept=kept.data_ptr(), groups=groups, per=per, parts=parts.data_ptr())
     replay, transpose = row_functions(program.key, wanted, True)
-    call.set(
-        replay=replay.address, step=transpose.address, wanted=len(wanted.coefficients), wanted_ports=len(wanted.ports)
-    )
-    call.set(replay_constants=call.hold(constants(program.advance, program.dtype)).data_ptr())
+    call.header |= {"groups": groups, "per": per, "wanted": len(wanted.coefficients), "parts": parts.data_ptr()}
+    call.header |= {"wanted_ports": len(wanted.ports), "replay": replay.address, "step": transpose.address}
+    call.header |= {"kept": kept.data_ptr(), "replay_constants": constants(program.advance, program.dtype).data_ptr()}
+    if fed >= 0:
+        call.header["fed_gradient"] = wanted.ports.index(program.ports[fed])
     # Coefficients, lengths, gradients of states, sums in single and double, states of a chunk, inputs of it, and rows.
     rows = len(coefficients) + 1 + len(program.states) * (1 + keep) + 3 * len(wanted.coefficients)
     rows += (keep + SPARE if fed >= 0 else 0) + len(inputs) + 1 + len(program.records)
     call.run("backward", rows, groups)
-    sums = parts.sum(0)
-    return d_inputs, d_states, [layout.neuron_shape(s) for s in sums]
+    return d_inputs, d_states, [layout.neuron_shape(s) for s in parts.sum(0)] if wanted.coefficients else []
 
 
 class Layout:
@@ -133,18 +120,21 @@ class Layout:
     axes (channels last, say), kernels take them in that order."""
 
     def __init__(self, x: Tensor):
-        self.steps, self.batch, shape = x.shape[0], x.shape[1], x.shape[2:]
-        self.shape, self.neurons = tuple(shape), shape.numel()
+        self.steps, self.batch, *shape = x.shape
+        self.shape, strides = tuple(shape), x.stride()[2:]
+        self.neurons = math.prod(shape)
         self.lanes = self.batch * self.neurons
-        inner = [(x.stride(k + 2), k) for k in range(len(shape))]
-        self.order = [k for _, k in sorted(inner, key=lambda pair: (-pair[0], pair[1]))]
-        if 0 in x.stride()[2:] or len(shape) < 2:
-            self.order = list(range(len(shape)))
+        self.order = list(range(len(shape)))
+        if len(shape) > 1 and 0 not in strides:
+            self.order.sort(key=lambda k: -strides[k])
+        self.in_order = self.order == sorted(self.order)
         self.ordered = tuple(shape[k] for k in self.order)
-        self.in_order = self.order == list(range(len(shape)))
+        self.flat = len(shape) == 1
 
     def arranged(self, x: Tensor, lead: int) -> Tensor:
         """[..., *N] with N in the order of memory, as one axis: a view where it can be, a copy where it must."""
+        if self.flat and x.stride(-1) == 1:
+            return x
         if not self.in_order:
             x = x.permute(*range(lead), *(lead + k for k in self.order))
         if x.dim() > lead + 1:
@@ -155,7 +145,7 @@ class Layout:
 
     def _empty(self, lead: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self.in_order:
-            return memory.empty((*lead, *self.ordered), dtype)
+            return memory.empty((*lead, *self.shape), dtype)
         back = [self.order.index(k) for k in range(len(self.order))]
         return memory.empty((*lead, *self.ordered), dtype).permute(*range(len(lead)), *(len(lead) + k for k in back))
 
@@ -167,6 +157,8 @@ class Layout:
 
     def neuron_shape(self, flat: Tensor) -> Tensor:
         """[N] in the order of memory as [*N]."""
+        if self.flat:
+            return flat
         back = [self.order.index(k) for k in range(len(self.order))]
         return flat.reshape(self.ordered).permute(*back) if back else flat.reshape(())
 
@@ -184,54 +176,54 @@ class Call:
         keep: int,
         held: int,  # numbers of each lane that a block holds
     ):
-        self.layout, self.program, self.size = layout, program, program.dtype.itemsize
+        self.layout, self.size = layout, program.dtype.itemsize
         self.held: list[Tensor] = []  # alive until the kernel returns
-        self.zero = torch.zeros((), dtype=program.dtype)
+        self.zero = ZEROS[program.dtype].data_ptr(), 0, 0, 0
         self.recurrent: dict[str, int] = {}  # what recurrent_kernels.py is to know
-        self.table = array("q", [0] * len(FIELDS))
         self.block = block_size(held * self.size, layout.lanes)
-        self.set(size=self.size, steps=layout.steps, lanes=layout.lanes, neurons=max(1, layout.neurons), every=keep)
-        self.set(coefficients=len(coefficients), states=len(program.states), ports=len(program.ports))
-        self.set(records=len(program.records), fed=-1)
-        self.set(constants=self.hold(constants(graph, program.dtype)).data_ptr())
+        self.header = {"size": self.size, "steps": layout.steps, "lanes": layout.lanes, "every": keep, "fed": -1}
+        self.header |= {"neurons": max(1, layout.neurons), "coefficients": len(coefficients)}
+        self.header |= {"states": len(program.states), "ports": len(program.ports), "records": len(program.records)}
+        self.header["constants"] = constants(graph, program.dtype).data_ptr()
+        self.entries: list[int] = []
         if lengths is not None:
-            self.set(lengths=self.hold(lengths.to(torch.int32)).data_ptr())
+            self.header["lengths"] = self.hold(lengths.to(torch.int32)).data_ptr()
         for c in coefficients:
             if c.numel() == 1:
-                self.entry(self.hold(c).data_ptr(), 0, 0, 0)
+                self.held.append(c)
+                self.entries += c.data_ptr(), 0, 0, 0
                 continue
             c = self.hold(layout.arranged(c.expand(layout.shape), 0))
-            self.entry(c.data_ptr(), 0, 0, c.stride(-1))
+            self.entries += c.data_ptr(), 0, 0, c.stride(-1)
 
     def hold(self, tensor: Tensor) -> Tensor:
         self.held.append(tensor)
         return tensor
 
-    def set(self, **values: int) -> None:
-        for name, value in values.items():
-            self.table[PLACES[name]] = value
+    def rows(self, *given: Tensor | None) -> None:
+        """Arrays [T, B, *N]; None: zeros."""
+        for x in given:
+            if x is None:
+                self.entries += self.zero
+                continue
+            x = self.hold(self.layout.arranged(x, 2))
+            step, sample, inner = x.stride()
+            self._enter(x, step, sample, inner)
 
-    def entry(self, address: int, step: int, sample: int, inner: int) -> None:
-        self.table.extend((address, step, sample, inner))
+    def row(self, *given: Tensor | None) -> None:
+        """Arrays [B, *N]; None: zeros."""
+        for x in given:
+            if x is None:
+                self.entries += self.zero
+                continue
+            x = self.hold(self.layout.arranged(x, 1))
+            sample, inner = x.stride()
+            self._enter(x, 0, sample, inner)
 
-    def rows(self, x: Tensor | None) -> None:
-        """An array [T, B, *N]; None: zeros."""
-        if x is None:
-            return self.entry(self.zero.data_ptr(), 0, 0, 0)
-        x = self.hold(self.layout.arranged(x, 2))
-        self._strided(x, x.stride(0), x.stride(1))
-
-    def row(self, x: Tensor | None) -> None:
-        """An array [B, *N]; None: zeros."""
-        if x is None:
-            return self.entry(self.zero.data_ptr(), 0, 0, 0)
-        x = self.hold(self.layout.arranged(x, 1))
-        self._strided(x, 0, x.stride(0))
-
-    def _strided(self, x: Tensor, step: int, sample: int) -> None:
-        inner = 1 if x.shape[-1] == 1 else x.stride(-1)
-        sample = x.shape[-1] if self.layout.batch == 1 and inner else sample
-        self.entry(x.data_ptr(), step * self.size, sample * self.size, inner)
+    def _enter(self, x: Tensor, step: int, sample: int, inner: int) -> None:
+        inner = 1 if self.layout.neurons == 1 else inner
+        sample = self.layout.neurons if self.layout.batch == 1 and inner else sample
+        self.entries += x.data_ptr(), step * self.size, sample * self.size, inner
 
     def feedback(self, fed: int, weight: Tensor | None, bias: Tensor | None, last: Tensor | None) -> None:
         """What a recurrent layer needs: its blocks are whole samples."""
@@ -247,7 +239,7 @@ class Call:
         if bias is not None:
             self.recurrent["bias"] = self.hold(bias.contiguous()).data_ptr()
         functions = (kernel("recurrent_kernels", name).address for name in ("feed", "send_back"))
-        self.set(fed=fed, **dict(zip(("feed", "send_back"), functions, strict=True)))
+        self.header |= {"fed": fed, **dict(zip(("feed", "send_back"), functions, strict=True))}
         samples = max(SAMPLES, self.block // self.layout.neurons)
         share = -(-self.layout.batch // torch.get_num_threads())
         self.block = max(1, min(samples, share)) * self.layout.neurons
@@ -260,11 +252,11 @@ class Call:
         count = threads.participants(self.layout.steps * self.layout.lanes, units)
         space = threads.scratch(room * count + 64)
         start = -(-space.data_ptr() // 64) * 64
-        self.set(block=self.block, pitch=pitch, scratch=start, room=room)
-        given = {"pitch": pitch, **self.recurrent}
-        recurrent = array("q", [given.get(name, 0) for name in RECURRENT_FIELDS])
-        self.set(recurrent=recurrent.buffer_info()[0])
-        threads.run(kernel("kernels", loop), self.table.buffer_info()[0], count)
+        self.header |= {"block": self.block, "pitch": pitch, "scratch": start, "room": room}
+        recurrent = array("q", [{"pitch": pitch, **self.recurrent}.get(name, 0) for name in RECURRENT_FIELDS])
+        self.header["recurrent"] = recurrent.buffer_info()[0]
+        table = array("q", [*map(self.header.get, FIELDS, NONE), *self.entries])
+        threads.run(kernel("kernels", loop), table.buffer_info()[0], count)
 
 
 def block_size(bytes_per_lane: int, lanes: int) -> int:

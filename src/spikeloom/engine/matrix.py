@@ -11,7 +11,9 @@ from . import memory, threads
 from .processor import lanes
 from .rows import Rows, call, strided
 
-MOST_VECTORS = 8  # of a tile, as in product_primitives.py
+# Vectors of a tile, as in product_primitives.py: as many as leave the tile in the second cache with room to spare, but
+# so many that sums need not wait for each other.
+MOST_VECTORS, LEAST_VECTORS, TILE_BYTES = 8, 4, 1 << 17
 THIN = 16  # outputs up to which a product of our own is faster than torch's
 CHUNK = 128  # rows that a thread takes at a time
 
@@ -45,6 +47,8 @@ class Matrix:
         """Vectors of a tile, numbers of a tile, and how many tiles."""
         needed = -(-self.outputs // lanes(size))
         vectors = min(MOST_VECTORS, 1 << (needed - 1).bit_length())
+        while vectors > LEAST_VECTORS and self.inputs * vectors * lanes(size) * size > TILE_BYTES:
+            vectors //= 2
         width = vectors * lanes(size)
         return vectors, width, -(-self.outputs // width)
 

@@ -87,7 +87,8 @@ def _loop_backward(
         *(program, keep, lengths, coefficients, inputs, kept),
         *(gradients[0], gradients[1 + records :], gradients[1 : 1 + records], names, fed, weight, bias, y, last),
     )
-    summed = [d.sum_to_size(coefficients[k].shape) for d, k in zip(d_coefficients, wanted, strict=True)]
+    pairs = [(d, coefficients[k].shape) for d, k in zip(d_coefficients, wanted, strict=True)]
+    summed = [d if d.shape == shape else d.sum_to_size(shape) for d, shape in pairs]
     # An operator's results share no memory with each other.
     return [*d_inputs, *d_states, *(s.to(program.dtype, copy=True) for s in summed)]
 

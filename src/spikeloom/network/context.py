@@ -33,7 +33,7 @@ class Context:
     engines: dict[str, str] = field(default_factory=dict)
     products: dict[str, str] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
+    available: dict[str, tuple[str, ...]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
 
     def path(self, module: nn.Module, continues: bool) -> str:
@@ -51,9 +51,16 @@ class Context:
 
     def wanted(self, path: str, available: tuple[str, ...]) -> tuple[str, ...]:
         """Which of a layer's names are to be recorded."""
-        self.known.update(available)
-        self.known.update(_key(path, name) for name in available)
+        self.available[path] = available
+        if not self.record:
+            return ()
         return tuple(name for name in available if name in self.record or _key(path, name) in self.record)
+
+    @property
+    def known(self) -> set[str]:
+        """All that can be recorded in the layers that ran, by name and by path."""
+        everywhere = {name for names in self.available.values() for name in names}
+        return everywhere | {_key(path, name) for path, names in self.available.items() for name in names}
 
     def keep(self, path: str, records: dict[str, Tensor]) -> None:
         for name, tensor in records.items():

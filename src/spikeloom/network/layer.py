@@ -241,7 +241,9 @@ class Layer(nn.Module):
 
     def _check_coefficients(self, coefficients: Any, shape: tuple[int, ...]) -> None:
         for name, value in zip(coefficients._fields, coefficients, strict=True):
-            if isinstance(value, Tensor) and not broadcasts(tuple(value.shape), shape[1:]):
+            if not isinstance(value, Tensor) or value.dim() == 0 or value.shape == shape[1:]:
+                continue
+            if not broadcasts(tuple(value.shape), shape[1:]):
                 raise ValueError(
                     f"{_name(self.neuron)}'s coefficient {name} has shape {tuple(value.shape)}, which does not fit "
                     f"neurons of shape {shape[1:]}; give parameters one value, or the neurons' shape."

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from ..events import Events
 from .context import ACTIVE, Context
 
+NEW = ("states", "final", "records", "engines", "products", "available", "calls")  # of each piece
+
 
 def piece_length(steps: int) -> int:
     """Steps of a piece: as many as there are pieces, so that what is kept and what is computed again are balanced."""
@@ -44,7 +46,7 @@ def run_in_pieces(network: nn.Module, context: Context, inputs: Any, state: Any,
 
         output, state, records = checkpoint(first_or_again, part, state, use_reentrant=False)  # type: ignore[misc]
         inner: Context = kept["context"]
-        for name in ("engines", "products", "final", "known", "calls"):
+        for name in ("engines", "products", "final", "available", "calls"):
             getattr(context, name).update(getattr(inner, name))
         context.seed = inner.seed
         for name, tensor in records.items():
@@ -61,8 +63,8 @@ def _piece(
 ) -> Any:
     """One piece, in a context of its own: it may be run again after the run has ended."""
     lengths = None if context.lengths is None else (context.lengths - start).clamp(0, stop - start)
-    fresh: dict[str, Any] = {name: {} for name in ("states", "final", "records", "engines", "products", "calls")}
-    inner = dataclasses.replace(context, lengths=lengths, known=set(), **fresh)
+    fresh: dict[str, Any] = {name: {} for name in NEW}
+    inner = dataclasses.replace(context, lengths=lengths, **fresh)
     if not threads_itself:
         inner.states = dict(state or {})
     token = ACTIVE.set(inner)

@@ -12,9 +12,7 @@ from ..gradients import BPTT
 from .context import ACTIVE, Context
 from .layer import Layer
 from .pieces import run_in_pieces
-from .sequential import Sequential, network_dt
-
-WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile put before a path
+from .sequential import WRAPPERS, Sequential, inside, network_dt
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,7 +96,8 @@ def run(
     choose(engine)
     if gradient is not None and (isinstance(gradient, type) or not hasattr(gradient, "owns_connection")):
         raise TypeError(f"run got gradient={gradient!r}; expected a rule, such as sl.BPTT() or sl.EventProp().")
-    found = network_dt(network)
+    modules = inside(network)
+    found = network_dt(modules)
     if dt is not None and dt != found:
         raise ValueError(
             f"run got dt={dt:g} s for a network with dt={found:g} s; build the network with the dt it is to run at."
@@ -112,7 +111,7 @@ def run(
         record=wanted,
         lengths=lengths,
         seed=seed,
-        names={id(m): _strip(name) for name, m in network.named_modules()},
+        names={id(module): path for module, path in modules.items()},
     )
     threads_itself = _takes_state(network)
     if state is not None and not threads_itself:
@@ -161,17 +160,11 @@ def _takes_state(network: nn.Module) -> bool:
     return True
 
 
-def _strip(path: str) -> str:
-    parts = path.split(".")
-    while parts and parts[0] in WRAPPERS:
-        parts = parts[1:]
-    return ".".join(parts)
-
-
 def _check_names(wanted: tuple[str, ...], context: Context) -> None:
+    known = context.known if wanted else set()
     for name in wanted:
-        if name not in context.known:
-            near = difflib.get_close_matches(name, sorted(context.known), n=1)
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            known = ", ".join(sorted(n for n in context.known if "." not in n))
-            raise ValueError(f"nothing to record is named {name!r}.{hint} Layers here have: {known}.")
+            names = ", ".join(sorted(n for n in known if "." not in n))
+            raise ValueError(f"nothing to record is named {name!r}.{hint} Layers here have: {names}.")

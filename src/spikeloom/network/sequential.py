@@ -1,7 +1,7 @@
 """Layers and torch modules, one after the other."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from ..neurons.declarations import check_dt
 from ..neurons.neuron import DEFAULT_DT
 from .layer import Layer
 from .modules import absent, apply, has_memory
+
+WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile put before a path
 
 
 class Sequential(nn.Module):
@@ -111,17 +113,34 @@ def call(module: nn.Module, x: Any, state: Any) -> tuple[Any, Any]:
     return apply(module, x, state)
 
 
-def neurons(network: nn.Module) -> list[Neuron]:
-    return [m for m in network.modules() if isinstance(m, Neuron)]
+def inside(network: nn.Module) -> dict[nn.Module, str]:
+    """The modules of a network down to its neurons, and their paths; what wraps a network is no part of paths.
+
+    `named_modules` goes into the neurons, where there are more modules than around them.
+    """
+    found: dict[nn.Module, str] = {}
+
+    def walk(module: nn.Module, path: str) -> None:
+        if module in found:
+            return
+        found[module] = path
+        if not isinstance(module, Neuron):
+            for name, child in module._modules.items():
+                if child is not None:
+                    walk(child, f"{path}.{name}" if path else "" if name in WRAPPERS else name)
+
+    walk(network, "")
+    return found
 
 
-def network_dt(network: nn.Module) -> float:
-    """The one dt of a network, in s.
+def network_dt(modules: nn.Module | Iterable[nn.Module]) -> float:
+    """The one dt of a network, or of the modules inside it, in s.
 
     Raises:
         ValueError: its neurons differ.
     """
-    found = {n.dt for n in neurons(network)}
+    modules = inside(modules) if isinstance(modules, nn.Module) else modules
+    found = {m.dt for m in modules if isinstance(m, Neuron)}
     if len(found) > 1:
         listed = " and ".join(f"{dt:g} s" for dt in sorted(found))
         raise ValueError(
@@ -132,11 +151,11 @@ def network_dt(network: nn.Module) -> float:
 
 def set_dt(network: nn.Module, dt: float | None) -> None:
     """Give every neuron and delay of a network this time step (s), or with None the one that some were given."""
-    inside = [m for m in network.modules() if isinstance(m, Neuron | Delayed)]
+    members = [m for m in network.modules() if isinstance(m, Neuron | Delayed)]
     if dt is None:
-        given = [n.dt for n in inside if n.dt_given]
+        given = [n.dt for n in members if n.dt_given]
         if not given:
             return
         dt = given[0]
-    for module in inside:
+    for module in members:
         module.set_dt(check_dt(dt))

@@ -13,7 +13,7 @@ from ..fire import Fire
 from ..parameters import Input, Noise, Param, ParameterValue, State, Value
 from ..unchanged import Snapshot, same, snapshot
 from ..zero import ZERO
-from .attributes import KNOWN, attributes
+from .attributes import KNOWN, attributes, values
 from .declarations import broadcasts, check_dt, check_shape, coefficient_type, declarations, fields, size, tuple_type
 
 DEFAULT_DT = 1e-3
@@ -202,8 +202,8 @@ class Neuron(nn.Module):
     def _begin(self, state: str) -> Tensor:
         """A state's value before the first step."""
         init = vars(self.declared_states[state])["init"]
-        if f"{state}_init" in self.params:
-            return self._held(f"{state}_init").value(self.dt)
+        if (own := values(self).get(f"{state}_init")) is not None:
+            return own.value(self.dt)
         if callable(init):
             return torch.as_tensor(init(self))
         return self._held(init).value(self.dt)
@@ -303,15 +303,19 @@ class Neuron(nn.Module):
         own, all_plain = attributes(self)
         if not all_plain:
             return None, own
-        held = [t for name in self.params for t in (self._held(name).raw, self._held(name).initial)]
-        return snapshot(held), own | {"dtype": dtype, "class": type(self)}
+        tensors: list[Tensor] = []
+        for held in values(self).values():
+            if held._parameters or held._modules:  # learned, or in a parametrization of torch's
+                return None, own
+            tensors += held._buffers.values()
+        return snapshot(tensors), own | {"dtype": dtype, "class": type(self)}
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in KNOWN}
 
-    def formulas(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    def formulas(self, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """The coefficients before they are rounded, with these values in the place of the parameters' own."""
-        self.__dict__["known_values"] = dict(values or {})
+        self.__dict__["known_values"] = dict(given or {})
         try:
             found = dict(self.coefficients(self.dt))
             if self.reset == "zero" and "v_reset" not in found:
@@ -329,10 +333,6 @@ class Neuron(nn.Module):
 
     def initial_state(self, batch: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
         """The state before the first step, [batch, *shape] each; gradients reach learned initial values."""
-
-        def start(name: str) -> Tensor:
-            return self._begin(name).to(device=device, dtype=dtype).expand(batch, *shape)
-
         kept: dict[str, Tensor] = {}
         if self.refractory:
             kept["refractory"] = torch.zeros((batch, *shape), dtype=dtype, device=device)
@@ -340,13 +340,15 @@ class Neuron(nn.Module):
             kept["clock"] = torch.zeros((batch, *(1,) * len(shape)), dtype=torch.int64, device=device)
             # Replaced by the layer, which knows the seed.
             kept["stream"] = torch.zeros_like(kept["clock"])
-        states = {name: start(name) for name in self.declared_states}
+        starts = {name: self._begin(name).to(device=device, dtype=dtype) for name in self.declared_states}
+        states = {name: start.expand(batch, *shape) for name, start in starts.items()}
         return type(self).state_type(**states, **kept)
 
     @property
     def noises(self) -> tuple[str, ...]:
         """Names of the noises that are drawn: those whose amplitude was given."""
-        return tuple(n for n, d in self.declared_noise.items() if d.amplitude is None or d.amplitude in self.params)
+        given = values(self) if self.declared_noise else {}
+        return tuple([n for n, d in self.declared_noise.items() if d.amplitude is None or d.amplitude in given])
 
     def fill_ports(self, inputs: Mapping[str, Any]) -> Any:
         """What `step` sees as x: the one tensor, or a named tuple in which a port that nothing drives is a zero."""
