@@ -86,6 +86,35 @@ def test_what_a_caller_writes_to_a_value_stays_the_callers():
     assert neuron.tau_mem.item() == pytest.approx(20e-3)
 
 
+def start_of(neuron, dtype=torch.float32):
+    return neuron.initial_state(1, (1,), dtype, torch.device("cpu")).v
+
+
+def test_a_state_begins_with_its_parameter_as_it_is_now():
+    neuron = sl.LIF(1, v_init=0.25)
+    assert start_of(neuron) == 0.25 and start_of(neuron, torch.float64).dtype == torch.float64
+    neuron.v_init = 0.75
+    assert start_of(neuron) == 0.75
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(neuron)))
+    twin.v_init = 0.5
+    assert start_of(twin) == 0.5 and start_of(neuron) == 0.75
+
+
+def test_what_a_caller_writes_to_a_first_state_stays_the_callers():
+    neuron = sl.LIF(1, v_init=0.25)
+    start_of(neuron).fill_(9.0)
+    assert start_of(neuron) == 0.25
+
+
+def test_a_first_state_of_inference_mode_serves_training():
+    layer = sl.Layer(None, sl.LIF(4, v_init=0.25))
+    x = X.clone().requires_grad_()
+    with torch.inference_mode():
+        layer(x)
+    layer(x)[0].sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
 def test_copies_and_pickles_of_a_neuron_that_has_run():
     neuron = sl.LIF(4)
     expected = output(neuron)

@@ -126,6 +126,7 @@ class ParameterValue(nn.Module):
         # Of `parameter_groups`: those of time constants in seconds, or of the rest, where it is not named.
         self.group = group or ("time_constants" if unit == "s" else "neuron_parameters")
         self._known: tuple[float, Snapshot, Tensor] | None = None
+        self._start: tuple[Any, Snapshot, Tensor] | None = None
         self._captured: list[Tensor] = []
         self.register_buffer("initial", initial.double())
         raw = torch.zeros(initial.shape, dtype=torch.get_default_dtype())
@@ -140,7 +141,7 @@ class ParameterValue(nn.Module):
 
     def value(self, dt: float) -> Tensor:
         """The value in its unit, float64."""
-        shot = None if self._parameters or self._modules else snapshot(self._buffers.values())  # type: ignore[arg-type]
+        shot = self._shot()
         if shot is None:
             return self.constraint.apply(self.raw, self.initial, self.scale, dt)
         if self._known is None or self._known[0] != dt or not same(self._known[1], shot):
@@ -152,9 +153,25 @@ class ParameterValue(nn.Module):
             self._captured.append(self._known[2])  # the graph will read it
         return self._known[2].clone()  # a caller may write to it
 
+    def start(self, dt: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The value as a state that begins with it has it; not to be written to."""
+        shot = None if capturing() else self._shot()
+        if shot is None:
+            return self.value(dt).to(device=device, dtype=dtype)
+        known, key = self._start, (dt, dtype, device)
+        # Its version shows whether somebody wrote to it all the same.
+        if known is None or known[0] != key or not same(known[1], shot) or known[2]._version:
+            self._start = known = key, shot, self.value(dt).to(device=device, dtype=dtype)
+        return known[2]
+
+    def _shot(self) -> Snapshot | None:
+        """What the value depends on, where it is not learned and is no parametrization of torch's."""
+        tensors: Any = self._buffers.values()
+        return None if self._parameters or self._modules else snapshot(tensors)
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy's tensors count their writes anew, so what is known of these says nothing of them.
-        return {**self.__dict__, "_known": None, "_captured": []}
+        return {**self.__dict__, "_known": None, "_start": None, "_captured": []}
 
     def assign(self, value: float | Tensor, dt: float) -> None:
         """Make `value` the one that raw = 0 stands for; an optimiser's tensor stays the same object."""

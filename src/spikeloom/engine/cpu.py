@@ -63,7 +63,7 @@ def forward(
     call.feedback(fed, weight, bias, last)
     call.header |= {"kept": kept.data_ptr(), "step": row_functions(program.key, Wanted(), False)[0].address}
     call.run("forward", len(coefficients) + count + len(inputs) + 2 + SPARE, -(-total // call.block))
-    return y if output_dtype is None else y.to(output_dtype), finals, records, kept
+    return y if output_dtype in (None, y.dtype) else y.to(output_dtype), finals, records, kept
 
 
 def backward(
@@ -101,9 +101,11 @@ def backward(
     # Sums over a group of blocks are added up in one order, whichever threads computed them.
     per = max(1, blocks // (4 * torch.get_num_threads()))
     groups = -(-blocks // per) if blocks else 0
-    parts = torch.zeros((groups, len(wanted.coefficients), neurons), dtype=torch.float64)
+    shape = (groups, len(wanted.coefficients), neurons)
+    parts = torch.zeros(shape, dtype=torch.float64) if wanted.coefficients else None
     replay, transpose = row_functions(program.key, wanted, True)
-    call.header |= {"groups": groups, "per": per, "wanted": len(wanted.coefficients), "parts": parts.data_ptr()}
+    call.header |= {"groups": groups, "per": per, "wanted": len(wanted.coefficients)}
+    call.header["parts"] = 0 if parts is None else parts.data_ptr()
     call.header |= {"wanted_ports": len(wanted.ports), "replay": replay.address, "step": transpose.address}
     call.header |= {"kept": kept.data_ptr(), "replay_constants": constants(program.advance, program.dtype).data_ptr()}
     if fed >= 0:
@@ -112,7 +114,7 @@ def backward(
     rows = len(coefficients) + 1 + len(program.states) * (1 + keep) + 3 * len(wanted.coefficients)
     rows += (keep + SPARE if fed >= 0 else 0) + len(inputs) + 1 + len(program.records)
     call.run("backward", rows, groups)
-    return d_inputs, d_states, [layout.neuron_shape(s) for s in parts.sum(0)] if wanted.coefficients else []
+    return d_inputs, d_states, [] if parts is None else [layout.neuron_shape(s) for s in parts.sum(0).unbind(0)]
 
 
 class Layout:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import gpu
 from .loop import Feedback, Loop, LoopState, Pass, ResetEdge, is_matrix
 from .noise import draw
+from .operator import run as fused_loop
 from .program import NoElementwiseForm, program_of
 from .transforms import transformed
 
@@ -80,9 +82,6 @@ def _plain(feedback: Feedback, shape: tuple[int, ...]) -> bool:
 
 
 def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) -> Pass:
-    from . import gpu
-    from .operator import run as fused_loop
-
     program, steps = program_of(loop, edge), stop - start
     neuron, shape = state.neuron, (steps, *loop.shape)
     c = loop.coefficients
@@ -94,7 +93,7 @@ def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge)
     mixed = on_gpu and loop.feedback is None
     output_dtype = loop.output_dtype if mixed else loop.dtype
     inputs = [_input(loop, state, name, start, stop) for name in program.ports]
-    inputs = inputs if mixed else [x.to(loop.dtype) for x in inputs]
+    inputs = inputs if mixed else [x if x.dtype == loop.dtype else x.to(loop.dtype) for x in inputs]
     if not inputs:
         inputs = [states[0].new_zeros(()).expand(shape)]
     fed, weight, bias, last = -1, None, None, None
@@ -114,7 +113,7 @@ def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge)
     if loop.neuron.noises:
         taken = steps if lengths is None else lengths.reshape(neuron.clock.shape)
         finals |= {"clock": neuron.clock + taken, "stream": neuron.stream}
-    output = y.to(loop.output_dtype)
+    output = y if y.dtype == loop.output_dtype else y.to(loop.output_dtype)
     back: Any = () if loop.feedback is None else last_output(output, state.feedback, lengths)
     records = {n: output if n in ("spikes", "output") else recorded[n] for n in loop.record}
     return Pass(output, LoopState(type(neuron)(**finals), back, state.recurrent, state.rule), records)

@@ -190,7 +190,8 @@ class Layer(nn.Module):
         """Input of each port [T, B, *N], where it came from, and the connections' states."""
         modules, learning = self._modules_by_port(), torch.is_grad_enabled()
         followed = learning and not context.gradient.owns_connection
-        given = x if isinstance(x, Mapping) else dict.fromkeys(modules, x)
+        # To ask for a Mapping takes long.
+        given = x if not isinstance(x, Tensor | Events) and isinstance(x, Mapping) else dict.fromkeys(modules, x)
         if not given:
             raise ValueError("Layer got an empty dictionary of inputs; expected {port: tensor}.")
         sources: dict[str, Source] = {}

@@ -199,14 +199,13 @@ class Neuron(nn.Module):
         """Names of the parameters that are trained."""
         return tuple(name for name in self.params if self._held(name).learned)
 
-    def _begin(self, state: str) -> Tensor:
-        """A state's value before the first step."""
+    def _begin(self, state: str, like: tuple[torch.dtype, torch.device] | None = None) -> Tensor:
+        """A state's value before the first step; of that precision and on that device, not to be written to."""
         init = vars(self.declared_states[state])["init"]
         if (own := values(self).get(f"{state}_init")) is not None:
-            return own.value(self.dt)
-        if callable(init):
-            return torch.as_tensor(init(self))
-        return self._held(init).value(self.dt)
+            return own.start(self.dt, *like) if like else own.value(self.dt)
+        value = torch.as_tensor(init(self)) if callable(init) else self._held(init).value(self.dt)
+        return value.to(device=like[1], dtype=like[0]) if like else value
 
     def _held(self, name: str) -> ParameterValue:
         held = self.params[name]
@@ -340,7 +339,7 @@ class Neuron(nn.Module):
             kept["clock"] = torch.zeros((batch, *(1,) * len(shape)), dtype=torch.int64, device=device)
             # Replaced by the layer, which knows the seed.
             kept["stream"] = torch.zeros_like(kept["clock"])
-        starts = {name: self._begin(name).to(device=device, dtype=dtype) for name in self.declared_states}
+        starts = {name: self._begin(name, (dtype, device)) for name in self.declared_states}
         states = {name: start.expand(batch, *shape) for name, start in starts.items()}
         return type(self).state_type(**states, **kept)
 
