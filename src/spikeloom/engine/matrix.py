@@ -56,13 +56,19 @@ class Matrix:
         """Weights in tiles, a tile's vectors, and its numbers."""
         vectors, width, tiles = self.tiles(weight.element_size())
         packed = memory.empty((tiles, self.inputs + 1, width), weight.dtype)
-        if bias is None or tiles * width > self.outputs:
-            packed.zero_()
-        for k, tile in enumerate(packed):
-            part = slice(k * width, min((k + 1) * width, self.outputs))
-            tile[:-1, : part.stop - part.start] = weight[part].t()
+        if bias is None:
+            packed[:, -1].zero_()
+        # All whole tiles at once, then the rest of a row.
+        whole = self.outputs // width * width
+        if whole:
+            packed[: whole // width, :-1] = weight[:whole].reshape(-1, width, self.inputs).transpose(1, 2)
             if bias is not None:
-                tile[-1, : part.stop - part.start] = bias[part]
+                packed[: whole // width, -1] = bias[:whole].reshape(-1, width)
+        if whole < self.outputs:
+            packed[-1].zero_()
+            packed[-1, :-1, : self.outputs - whole] = weight[whole:].t()
+            if bias is not None:
+                packed[-1, -1, : self.outputs - whole] = bias[whole:]
         return packed, vectors, width
 
     def forward(self, rows: Rows, weight: Tensor, bias: Tensor | None) -> Tensor:

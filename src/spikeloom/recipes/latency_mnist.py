@@ -59,7 +59,7 @@ class LatencyMnist(Experiment):
     parts: ClassVar[tuple[str, ...]] = ("threshold", "spike_dropout")
 
     epochs: int = 12
-    batch_size: int = 64
+    batch_size: int = 128
     lr: float = 2e-2
     schedule: Schedule = "cosine"
     threads: int = 1
