@@ -19,6 +19,7 @@ FIELDS = (  # as in product_kernels.py, which is imported where Numba is
 PLACES = {name: k for k, name in enumerate(FIELDS)}
 LARGEST = 2**31 - 1  # lists are of 32-bit integers
 SAMPLE = 64  # rows that an estimate looks at
+_last = (0, 0.0)  # the address of the raster whose density was estimated last, and the density
 
 
 class Rows(NamedTuple):
@@ -92,7 +93,9 @@ def rows_of_raster(x: Tensor, density: float | None = None) -> Rows:
     """
     steps, batch, channels = x.shape
     start, stop = (torch.empty(steps * batch, dtype=torch.int32) for _ in range(2))
-    density = estimated_density(x) if density is None else density
+    if density is None:
+        # Whoever chose to make lists has just estimated it; if it was of another raster, there may be too little room.
+        density = _last[1] if _last[0] == x.data_ptr() else estimated_density(x)
     room = min(x.numel(), int(1.25 * density * x.numel()) + 16 * channels)
     # Rows whose lists fit in the second cache, whatever their density.
     chunk = max(1, min(256, 65536 // (4 * max(1, channels))))
@@ -107,12 +110,12 @@ def rows_of_raster(x: Tensor, density: float | None = None) -> Rows:
             *(("rows", steps * batch), ("chunk", chunk), ("columns", channels), ("start", start), ("stop", stop)),
             *(("channel", channel), ("room", room), ("scratch", aligned), ("tile", tile)),
         )
-        total = table["filled"]
+        total = table[PLACES["filled"]]
         if total <= room:
             break
         room = total
     rows = Rows(start, stop, channel[:total], None, (steps, batch, channels), True)
-    if not table["note"]:
+    if not table[PLACES["note"]]:
         return rows
     value = memory.empty((total,), x.dtype)
     call(
@@ -125,12 +128,15 @@ def rows_of_raster(x: Tensor, density: float | None = None) -> Rows:
 
 def estimated_density(x: Tensor) -> float:
     """The share of x [T, B, channels] that is not zero, from some of its rows."""
+    global _last
     total = x.shape[0] * x.shape[1]
     if total == 0 or x.shape[2] == 0:
         return 0.0
     step, sample = _spread(x.shape[0], x.shape[1])
     some = x.detach()[step, sample]
-    return int(some.count_nonzero()) / some.numel()
+    density = int(some.count_nonzero()) / some.numel()
+    _last = x.data_ptr(), density
+    return density
 
 
 @functools.lru_cache(maxsize=64)
@@ -154,11 +160,13 @@ def strided(x: Tensor, time_first: bool) -> tuple[tuple[str, int | Tensor], ...]
     )
 
 
-def call(name: str, participants: int, *entries: tuple[str, int | Tensor | None]) -> dict[str, int]:
+def call(name: str, participants: int, *entries: tuple[str, int | Tensor | None]) -> "array[int]":
     """Run a kernel of product_kernels.py on a table of these entries (a tensor stands for its address, None for 0), and
     return the table as it was left."""
-    table = array("q", [0] * len(FIELDS))
+    table = [0] * len(FIELDS)
     for field, value in entries:
-        table[PLACES[field]] = value.data_ptr() if isinstance(value, Tensor) else value or 0
-    threads.run(kernel("product_kernels", name), table.buffer_info()[0], participants)
-    return dict(zip(FIELDS, table))
+        if value is not None:
+            table[PLACES[field]] = value.data_ptr() if isinstance(value, Tensor) else value
+    filled = array("q", table)
+    threads.run(kernel("product_kernels", name), filled.buffer_info()[0], participants)
+    return filled
