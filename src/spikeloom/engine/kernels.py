@@ -38,6 +38,7 @@ load, store, copy = p.load, p.store, p.copy
 @p.inner
 def row_of(table, k, t, lo, n, spare, direct):
     """The address of lanes lo .. lo + n of array k at step t: in place, or else (and if not `direct`) in `spare`."""
+    p.apart()
     source, neurons, size = table + 8 * COUNT + ENTRY * k, load(table, NEURONS), load(table, SIZE)
     base, sample, inner = load(source, 0) + t * load(source, 1), load(source, 2), load(source, 3)
     if direct and inner and sample == neurons * size:
@@ -79,6 +80,7 @@ def ask_for_chunk(table, x, first, lo, n):
 @p.inner
 def prepare(table, rows, first, work, lo, n):
     """Coefficients and lengths of a block, which last for all its steps; returns where free memory begins."""
+    p.apart()
     count, lengths, neurons = load(table, COEFFICIENTS), load(table, LENGTHS), load(table, NEURONS)
     for k in range(count):
         store(rows, first + k, row_of(table, k, 0, lo, n, work, False))
@@ -95,6 +97,7 @@ def prepare(table, rows, first, work, lo, n):
 @p.inner
 def recur(table, asked, function, target, source, n, spare):
     """Call one of recurrent_kernels.py's functions for n lanes."""
+    p.apart()
     store(asked, 0, target)
     store(asked, 1, source)
     store(asked, 2, n // load(table, NEURONS))
@@ -106,6 +109,7 @@ def recur(table, asked, function, target, source, n, spare):
 @p.inner
 def fed_input(table, asked, x, y, start, t, lo, n, target, spare):
     """The input of a step with what comes back from the step before."""
+    p.apart()
     place = row_of(table, x, t, lo, n, target, True)
     if place != target:
         copy(target, place, n * load(table, SIZE))
@@ -116,6 +120,7 @@ def fed_input(table, asked, x, y, start, t, lo, n, target, spare):
 @p.inner
 def input_rows(table, rows, x, t, lo, n, work, back):
     """Write the addresses of a step's inputs into a table of rows; `back` is that of the port that is fed back."""
+    p.apart()
     for k in range(load(table, PORTS)):
         if k == load(table, FED):
             store(rows, k, back)
@@ -166,6 +171,7 @@ def forward(table):
 @p.inner
 def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work, spare):
     """States before each step of a chunk, from the kept one; where a port is fed back, its inputs too."""
+    p.apart()
     states, ports, pitch, size = load(table, STATES), load(table, PORTS), load(table, PITCH), load(table, SIZE)
     kept = load(table, KEPT) + (first // load(table, EVERY) * states * load(table, LANES) + lo) * size
     for k in range(states):
@@ -187,6 +193,7 @@ def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work, spare):
 @p.inner
 def arriving(table, rows, asked, g, d, t, lo, n, work):
     """Write the addresses of the gradients that arrive at a step's output and records into the table of rows."""
+    p.apart()
     pitch, ports, size = load(table, PITCH), load(table, PORTS), load(table, SIZE)
     for k in range(1 + load(table, RECORDS)):
         room = work + k * pitch
@@ -204,6 +211,7 @@ def arriving(table, rows, asked, g, d, t, lo, n, work):
 @p.inner
 def add_up(table, sums, group, lo, n):
     """Add a block's coefficient gradients, in double precision, to those of its group."""
+    p.apart()
     wanted, neurons = load(table, WANTED), load(table, NEURONS)
     for k in range(wanted):
         place, i = load(table, PARTS) + (group * wanted + k) * neurons * 8, lo % neurons

@@ -11,12 +11,33 @@ from numba.extending import intrinsic
 from .processor import lanes
 from .vector import I64, Body
 
-# What kernels alone call: wrappers for Python and C would take a tenth of the time of the first compilation.
-inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore[reportCallIssue]
+
+def inner(function: Callable[..., Any]) -> Any:
+    """A function that kernels alone call, compiled once, whatever constants it is called with."""
+    # Wrappers for Python and C would take a tenth of the time of the first compilation.
+    compiled: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # pyright: ignore[reportCallIssue]
+    template = compiled.get_call_template
+
+    def any_numbers(args: Any, kws: Any) -> Any:
+        return template(tuple(types.unliteral(a) for a in args), kws)
+
+    compiled.get_call_template = any_numbers
+    return compiled
 
 
 def _address(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
+
+
+@intrinsic
+def apart(typingctx: Any) -> Any:
+    """Says that the function it stands in is to be called, not copied to where it is called: that takes compiling."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic
