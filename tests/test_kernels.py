@@ -14,7 +14,7 @@ from torch import nn
 
 import spikeloom as sl
 from parity import SINGLE, compare, current, flat, learned, outcome, poisoned  # noqa: F401
-from spikeloom.engine import choice, generated, memory, objects, program, threads
+from spikeloom.engine import choice, cpu, generated, memory, objects, program, threads
 from spikeloom.engine.graph import Graph, Node
 from tables import make
 
@@ -83,6 +83,17 @@ def test_another_width_of_a_surrogate_compiles_nothing():
         before = len(generated.COMPILED)
         compare(subject, x)
     assert len(generated.COMPILED) == before
+
+
+def test_sums_are_made_for_what_a_step_looks_at(monkeypatch):
+    """The gain of a current matters where a current comes in, and only there has it a gradient to be computed."""
+    asked = []
+    backward = cpu.backward
+    monkeypatch.setattr(cpu, "backward", lambda *given: asked.append(given[9].coefficients) or backward(*given))
+    for port, expected in (("impulse", ("beta", "v_th")), ("current", ("beta", "gain", "v_th"))):
+        layer = sl.Layer(None, sl.LIF(4, learn=("tau_mem", "v_th")), port=port)
+        compare(layer, current(12, 3, 4), tolerance=1e-6)
+        assert asked.pop() == expected and not asked
 
 
 def test_what_is_kept_for_the_backward_pass():

@@ -61,6 +61,11 @@ class Graph:
         nodes = [Node("number", (next(count),)) if h else n for h, n in zip(handed, self.nodes, strict=True)]
         return Graph(tuple(nodes), self.outputs, self.results)
 
+    def is_zero(self, output: str) -> bool:
+        """Whether an output is zero whatever goes in."""
+        node = self.nodes[self.results[self.outputs.index(output)]]
+        return node.op == "const" and node.args[0] == 0
+
     def text(self) -> str:
         """The graph as assignments, one a line."""
         written: dict[int, str] = {}

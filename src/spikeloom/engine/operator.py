@@ -125,7 +125,7 @@ def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tupl
     if torch.is_grad_enabled():
         tensors = (coefficients, states, inputs, weight, bias, last)
         return _differentiable(program, fed, output_dtype, lengths, tensors, needs, arriving)
-    wanted = [k for k in range(counts[0]) if needs[3][k]]
+    wanted = [k for k in range(counts[0]) if needs[3][k] and program.coefficients[k] not in program.idle]
     ports = [k for k in range(counts[2]) if needs[5][k] or k == fed]
     found = (loop_backward if observed() else _loop_backward)(
         *(key, keep, fed, ports, wanted, coefficients, inputs, kept, arriving, lengths, weight, bias, y, last)

@@ -56,6 +56,11 @@ class Program:
         """The step's graph for the states alone."""
         return self.forward.only([f"z.{name}" for name in self.states])
 
+    @functools.cached_property
+    def idle(self) -> frozenset[str]:
+        """Coefficients that the step does not look at, so that their gradient is zero whatever arrives."""
+        return frozenset(n for n in self.coefficients if self.backward.is_zero(f"d.c.{n}"))
+
     @functools.cache  # noqa: B019 (programs are kept anyway)
     def transpose(self, coefficients: tuple[str, ...], ports: tuple[str, ...]) -> Graph:
         """The transpose for the states and for these coefficients and ports."""
