@@ -94,6 +94,11 @@ def test_sums_are_made_for_what_a_step_looks_at(monkeypatch):
         layer = sl.Layer(None, sl.LIF(4, learn=("tau_mem", "v_th")), port=port)
         compare(layer, current(12, 3, 4), tolerance=1e-6)
         assert asked.pop() == expected and not asked
+    for dtype in (torch.float32, torch.float64):
+        idle = sl.Layer(None, sl.CobaLIF(4, learn="v_reset", reset="none")).to(dtype)
+        raw = idle.neuron.params["v_reset"].raw
+        (found,) = torch.autograd.grad(idle(current(12, 3, 4, dtype=dtype))[0].sum(), raw)
+        assert found.shape == raw.shape and not found.any()
 
 
 def test_what_is_kept_for_the_backward_pass():

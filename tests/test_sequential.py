@@ -21,3 +21,19 @@ def test_a_module_that_stands_in_a_row_twice_runs_twice():
 def test_a_pool_may_stand_in_a_row_twice():
     pool = nn.MaxPool2d(2)
     assert sl.Sequential(pool, pool)(torch.rand(5, 1, 2, 8, 8))[0].shape == (5, 1, 2, 2, 2)
+
+
+def test_neurons_of_two_time_steps_are_refused_wherever_they_stand():
+    """Neurons may be changed after the network was built, and one may hold another."""
+
+    class Holding(sl.LIF):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.inner = sl.LIF(3, dt=2e-3)
+
+    wrapped = nn.Module()
+    wrapped.layers = sl.Sequential(nn.Linear(4, 3), sl.LIF(3, dt=1e-3))
+    wrapped.other = sl.Layer(None, sl.LIF(3, dt=2e-3))
+    for network in (sl.Layer(nn.Linear(4, 3), Holding(3)), wrapped):
+        with pytest.raises(ValueError, match=r"neurons with dt of 0.001 s and 0.002 s; a network has one"):
+            sl.run(network, torch.rand(5, 2, 4))

@@ -102,8 +102,18 @@ def test_a_state_begins_with_its_parameter_as_it_is_now():
 
 def test_what_a_caller_writes_to_a_first_state_stays_the_callers():
     neuron = sl.LIF(1, v_init=0.25)
-    start_of(neuron).fill_(9.0)
-    assert start_of(neuron) == 0.25
+    mine, another = start_of(neuron), start_of(neuron)
+    mine.numpy()[:] = 9.0  # torch sees nothing of this
+    assert start_of(neuron) == another == 0.25
+
+
+def test_a_neuron_that_was_saved_before_anything_was_kept_of_its_parameters():
+    neuron = sl.LIF(4, v_init=0.25)
+    expected = output(neuron)
+    for held in neuron.params.values():
+        for name in ("_known", "_start"):
+            vars(held).pop(name, None)
+    assert torch.equal(output(neuron), expected)
 
 
 def test_a_first_state_of_inference_mode_serves_training():

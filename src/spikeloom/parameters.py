@@ -117,6 +117,9 @@ class ParameterValue(nn.Module):
 
     initial: Tensor
     raw: Tensor
+    # What was computed of an unlearned value, and of what; here, for modules that were saved before they had these.
+    _known: tuple[float, Snapshot, Tensor] | None = None
+    _start: tuple[Any, Snapshot, Tensor] | None = None
 
     def __init__(
         self, initial: Tensor, constraint: Constraint, scale: float, learned: bool, unit: str = "", group: str = ""
@@ -125,8 +128,6 @@ class ParameterValue(nn.Module):
         self.constraint, self.scale, self.unit = constraint, scale, unit
         # Of `parameter_groups`: those of time constants in seconds, or of the rest, where it is not named.
         self.group = group or ("time_constants" if unit == "s" else "neuron_parameters")
-        self._known: tuple[float, Snapshot, Tensor] | None = None
-        self._start: tuple[Any, Snapshot, Tensor] | None = None
         self._captured: list[Tensor] = []
         self.register_buffer("initial", initial.double())
         raw = torch.zeros(initial.shape, dtype=torch.get_default_dtype())
@@ -154,15 +155,14 @@ class ParameterValue(nn.Module):
         return self._known[2].clone()  # a caller may write to it
 
     def start(self, dt: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The value as a state that begins with it has it; not to be written to."""
+        """The value as a state that begins with it has it."""
         shot = None if capturing() else self._shot()
         if shot is None:
             return self.value(dt).to(device=device, dtype=dtype)
         known, key = self._start, (dt, dtype, device)
-        # Its version shows whether somebody wrote to it all the same.
-        if known is None or known[0] != key or not same(known[1], shot) or known[2]._version:
+        if known is None or known[0] != key or not same(known[1], shot):
             self._start = known = key, shot, self.value(dt).to(device=device, dtype=dtype)
-        return known[2]
+        return known[2].clone()  # a state is the caller's
 
     def _shot(self) -> Snapshot | None:
         """What the value depends on, where it is not learned and is no parametrization of torch's."""

@@ -288,7 +288,7 @@ class _Coefficients(torch.autograd.Function):
 
 
 def _once(row: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The part of a row that has a shape: where axes that it lacks are seen once: a number that many neurons share is
+    """The part of a row that has a shape, where axes that it lacks are seen once: a number that many neurons share is
     to come from one of them, and its gradient to one of them."""
     if row.shape == shape:
         return row

@@ -125,7 +125,9 @@ def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tupl
     if torch.is_grad_enabled():
         tensors = (coefficients, states, inputs, weight, bias, last)
         return _differentiable(program, fed, output_dtype, lengths, tensors, needs, arriving)
-    wanted = [k for k in range(counts[0]) if needs[3][k] and program.coefficients[k] not in program.idle]
+    asked = [k for k in range(counts[0]) if needs[3][k]]
+    idle = [k for k in asked if program.coefficients[k] in program.idle]
+    wanted = [k for k in asked if k not in idle]
     ports = [k for k in range(counts[2]) if needs[5][k] or k == fed]
     found = (loop_backward if observed() else _loop_backward)(
         *(key, keep, fed, ports, wanted, coefficients, inputs, kept, arriving, lengths, weight, bias, y, last)
@@ -137,6 +139,8 @@ def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tupl
     d_states = [found.pop(0) for _ in states]
     for k in wanted:
         d_coefficients[k] = found.pop(0)
+    for k in idle:
+        d_coefficients[k] = torch.zeros_like(coefficients[k])
     d_weight = d_bias = d_last = None
     if fed >= 0:
         d_weight, d_bias, d_last = _feedback_gradients(d_inputs[fed], y, last, weight, [needs[k] for k in (7, 8, 9)])

@@ -2,7 +2,7 @@
 
 import functools
 from array import array
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ FIELDS = (  # as in product_kernels.py, which is imported where Numba is
 PLACES = {name: k for k, name in enumerate(FIELDS)}
 LARGEST = 2**31 - 1  # lists are of 32-bit integers
 SAMPLE = 64  # rows that an estimate looks at
-_last = (0, 0.0)  # the address of the raster whose density was estimated last, and the density
+_last: tuple[Any, float] = (None, 0.0)  # the raster whose density was estimated last, and the density
 
 
 class Rows(NamedTuple):
@@ -94,8 +94,8 @@ def rows_of_raster(x: Tensor, density: float | None = None) -> Rows:
     steps, batch, channels = x.shape
     start, stop = (torch.empty(steps * batch, dtype=torch.int32) for _ in range(2))
     if density is None:
-        # Whoever chose to make lists has just estimated it; if it was of another raster, there may be too little room.
-        density = _last[1] if _last[0] == x.data_ptr() else estimated_density(x)
+        known, density = _last  # whoever chose to make lists has just estimated it
+        density = density if known == _identity(x) else estimated_density(x)
     room = min(x.numel(), int(1.25 * density * x.numel()) + 16 * channels)
     # Rows whose lists fit in the second cache, whatever their density.
     chunk = max(1, min(256, 65536 // (4 * max(1, channels))))
@@ -135,8 +135,13 @@ def estimated_density(x: Tensor) -> float:
     step, sample = _spread(x.shape[0], x.shape[1])
     some = x.detach()[step, sample]
     density = int(some.count_nonzero()) / some.numel()
-    _last = x.data_ptr(), density
+    _last = _identity(x), density
     return density
+
+
+def _identity(x: Tensor) -> tuple[int, int, int]:
+    """What tells a raster from others; a mistake would cost memory and nothing else."""
+    return x.data_ptr(), x.numel(), 0 if x.is_inference() else x._version
 
 
 @functools.lru_cache(maxsize=64)

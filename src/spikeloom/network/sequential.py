@@ -114,9 +114,9 @@ def call(module: nn.Module, x: Any, state: Any) -> tuple[Any, Any]:
 
 
 def inside(network: nn.Module) -> dict[nn.Module, str]:
-    """The modules of a network down to its neurons, and their paths; what wraps a network is no part of paths.
+    """The modules of a network without neurons' parameters, and their paths; what wraps a network is no part of paths.
 
-    `named_modules` goes into the neurons, where there are more modules than around them.
+    `named_modules` goes through parameters, too, which are more modules than all the others.
     """
     found: dict[nn.Module, str] = {}
 
@@ -124,10 +124,9 @@ def inside(network: nn.Module) -> dict[nn.Module, str]:
         if module in found:
             return
         found[module] = path
-        if not isinstance(module, Neuron):
-            for name, child in module._modules.items():
-                if child is not None:
-                    walk(child, f"{path}.{name}" if path else "" if name in WRAPPERS else name)
+        for name, child in module._modules.items():
+            if child is not None and not (name == "params" and isinstance(module, Neuron)):
+                walk(child, f"{path}.{name}" if path else "" if name in WRAPPERS else name)
 
     walk(network, "")
     return found

@@ -200,7 +200,7 @@ class Neuron(nn.Module):
         return tuple(name for name in self.params if self._held(name).learned)
 
     def _begin(self, state: str, like: tuple[torch.dtype, torch.device] | None = None) -> Tensor:
-        """A state's value before the first step; of that precision and on that device, not to be written to."""
+        """A state's value before the first step, of that precision and on that device where they are given."""
         init = vars(self.declared_states[state])["init"]
         if (own := values(self).get(f"{state}_init")) is not None:
             return own.start(self.dt, *like) if like else own.value(self.dt)
