@@ -1,5 +1,6 @@
 """Rows of modules: one that stands in a row twice runs twice."""
 
+import pytest
 import torch
 from torch import nn
 
