@@ -52,7 +52,7 @@ def same(function, reference, x, parameters, events):
 @pytest.mark.parametrize("weighted", [False, True], ids=["spikes", "weighted"])
 @pytest.mark.parametrize("events", [False, True], ids=["raster", "events"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (70, 7), (83, 16), (65, 33), (64, 128), (20, 100)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (70, 7), (83, 16), (65, 33), (64, 128), (20, 100), (800, 70)])
 def test_linear_is_the_dense_product(inputs, outputs, dtype, events, weighted, bias):
     x = raster(9, 5, inputs, weighted=weighted, dtype=dtype)
     parameters = [grid(outputs, inputs, dtype=dtype), grid(outputs, dtype=dtype)][: 1 + bias]

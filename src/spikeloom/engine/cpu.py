@@ -204,28 +204,23 @@ class Call:
 
     def rows(self, *given: Tensor | None) -> None:
         """Arrays [T, B, *N]; None: zeros."""
-        for x in given:
-            if x is None:
-                self.entries += self.zero
-                continue
-            x = self.hold(self.layout.arranged(x, 2))
-            step, sample, inner = x.stride()
-            self._enter(x, step, sample, inner)
+        self._enter(2, given)
 
     def row(self, *given: Tensor | None) -> None:
         """Arrays [B, *N]; None: zeros."""
+        self._enter(1, given)
+
+    def _enter(self, lead: int, given: Sequence[Tensor | None]) -> None:
+        neurons, size = self.layout.neurons, self.size
         for x in given:
             if x is None:
                 self.entries += self.zero
                 continue
-            x = self.hold(self.layout.arranged(x, 1))
-            sample, inner = x.stride()
-            self._enter(x, 0, sample, inner)
-
-    def _enter(self, x: Tensor, step: int, sample: int, inner: int) -> None:
-        inner = 1 if self.layout.neurons == 1 else inner
-        sample = self.layout.neurons if self.layout.batch == 1 and inner else sample
-        self.entries += x.data_ptr(), step * self.size, sample * self.size, inner
+            x = self.hold(self.layout.arranged(x, lead))
+            step, sample, inner = x.stride() if lead == 2 else (0, *x.stride())
+            inner = 1 if neurons == 1 else inner
+            sample = neurons if self.layout.batch == 1 and inner else sample
+            self.entries += x.data_ptr(), step * size, sample * size, inner
 
     def feedback(self, fed: int, weight: Tensor | None, bias: Tensor | None, last: Tensor | None) -> None:
         """What a recurrent layer needs: its blocks are whole samples."""

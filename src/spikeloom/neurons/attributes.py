@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-# What a neuron has of torch's, what is kept of what was computed, and what can be compared, among its attributes.
-# Coefficients may differ between training and evaluation.
+# Among a neuron's attributes: what is kept of what was computed, that and what it has of torch's, and what can be
+# compared. Coefficients may differ between training and evaluation.
 KNOWN = ("known_values", "known_coefficients", "known_formulas", "captured_coefficients")
 OTHERS = (frozenset(vars(nn.Module())) - {"training"}).union(KNOWN)
 KINDS = (bool, int, float, str, type(None))

@@ -208,9 +208,7 @@ class Neuron(nn.Module):
         return value.to(device=like[1], dtype=like[0]) if like else value
 
     def _held(self, name: str) -> ParameterValue:
-        held = self.params[name]
-        assert isinstance(held, ParameterValue)
-        return held
+        return values(self)[name]
 
     @property
     def default_port(self) -> str:

@@ -175,20 +175,20 @@ class Task(lightning.LightningModule):
         self._count(f"{part}_loss", loss, output.shape[1])
         if self.decode is not None and self.classes is not None:
             scores = self.decode(output).detach()
-            for name in (f"{part}_accuracy", "confusion") if part == "test" else (f"{part}_accuracy",):
-                metric = self.metrics[name]
-                assert isinstance(metric, Metric)
+            for metric in self._metrics(part):
                 metric.update(scores, target)
         return loss
 
     def _begin(self, part: str) -> None:
         """Forget what an epoch that was cut short has counted, and the last test."""
         self._sums = {name: sums for name, sums in self._sums.items() if not name.startswith(f"{part}_")}
-        if self.classes is not None:
-            for name in (f"{part}_accuracy", "confusion") if part == "test" else (f"{part}_accuracy",):
-                metric = self.metrics[name]
-                assert isinstance(metric, Metric)
-                metric.reset()
+        for metric in self._metrics(part):
+            metric.reset()
+
+    def _metrics(self, part: str) -> list[Metric]:
+        """What counts the samples of a classification in a part of the data."""
+        names = [] if self.classes is None else [f"{part}_accuracy", *(["confusion"] if part == "test" else [])]
+        return [metric for name in names if isinstance(metric := self.metrics[name], Metric)]
 
     def _count(self, name: str, value: Tensor, samples: int) -> None:
         """Add to a mean over the epoch. Lightning's own log would do it, in as much time as a small network's step."""
