@@ -2,7 +2,7 @@
 
 import functools
 from array import array
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ FIELDS = (  # as in product_kernels.py, which is imported where Numba is
 PLACES = {name: k for k, name in enumerate(FIELDS)}
 LARGEST = 2**31 - 1  # lists are of 32-bit integers
 SAMPLE = 64  # rows that an estimate looks at
-_last: tuple[Any, float] = (None, 0.0)  # the raster whose density was estimated last, and the density
 
 
 class Rows(NamedTuple):
@@ -93,9 +92,7 @@ def rows_of_raster(x: Tensor, density: float | None = None) -> Rows:
     """
     steps, batch, channels = x.shape
     start, stop = (torch.empty(steps * batch, dtype=torch.int32) for _ in range(2))
-    if density is None:
-        known, density = _last  # whoever chose to make lists has just estimated it
-        density = density if known == _identity(x) else estimated_density(x)
+    density = estimated_density(x) if density is None else density
     room = min(x.numel(), int(1.25 * density * x.numel()) + 16 * channels)
     # Rows whose lists fit in the second cache, whatever their density.
     chunk = max(1, min(256, 65536 // (4 * max(1, channels))))
@@ -128,20 +125,12 @@ def rows_of_raster(x: Tensor, density: float | None = None) -> Rows:
 
 def estimated_density(x: Tensor) -> float:
     """The share of x [T, B, channels] that is not zero, from some of its rows."""
-    global _last
     total = x.shape[0] * x.shape[1]
     if total == 0 or x.shape[2] == 0:
         return 0.0
     step, sample = _spread(x.shape[0], x.shape[1])
     some = x.detach()[step, sample]
-    density = int(some.count_nonzero()) / some.numel()
-    _last = _identity(x), density
-    return density
-
-
-def _identity(x: Tensor) -> tuple[int, int, int]:
-    """What tells a raster from others; a mistake would cost memory and nothing else."""
-    return x.data_ptr(), x.numel(), 0 if x.is_inference() else x._version
+    return int(some.count_nonzero()) / some.numel()
 
 
 @functools.lru_cache(maxsize=64)
