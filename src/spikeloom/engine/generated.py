@@ -129,7 +129,8 @@ def parse(text: str) -> tuple[Any, ...]:
 def _engine_version() -> str:
     """A digest of the code that makes kernels, of which the generated file says nothing."""
     here = Path(__file__).parent
-    names = ("vector", "exponential", "primitives", "product_primitives", "generated", "objects", "processor")
+    names = ("vector", "exponential", "primitives", "product_primitives", "pooling_primitives")
+    names += ("generated", "objects", "processor")
     text = "".join((here / f"{name}.py").read_text() for name in names) + version("numba") + version("llvmlite")
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..connections import Delayed
 from ..events import Events
 from .context import ACTIVE
+from .pooled import pooled
 from .sparse import by_events, drop
 
 
@@ -39,6 +40,9 @@ def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
         return module(x, module.initial_state(x) if absent(state) else state)  # type: ignore[operator]
     if getattr(module, "over_time", False):
         return module(x), ()
+    found = pooled(module, x)
+    if found is not None:
+        return found, ()
     check_input(module, x)
     y = module(x.flatten(0, 1))
     if not isinstance(y, Tensor):

@@ -31,7 +31,7 @@ def by_events(module: nn.Module | None, x: Any) -> Any:
     if context is not None and context.engine == "eager":
         return None
     found, why = None, ""
-    if _hooked(module):
+    if hooked(module):
         why = "dense: the module has hooks"
     elif type(module) is nn.Linear:
         found, why = _linear(module, x)
@@ -50,7 +50,8 @@ def by_events(module: nn.Module | None, x: Any) -> Any:
     return found
 
 
-def _hooked(module: nn.Module) -> bool:
+def hooked(module: nn.Module) -> bool:
+    """Whether something waits for a call of the module itself."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, name) for name in names)
 

@@ -1,0 +1,128 @@
+"""Pooling of spikes over windows that do not overlap: the numbers that torch computes, without its detours.
+
+torch fills a gradient with zeros before it adds to it, copies between layouts where the gradient comes in another than
+the images, and keeps an index of 64 bits for each maximum. Here the gradient is written once, in the images' own layout,
+and maxima are found again.
+"""
+
+from array import array
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import memory, threads
+from .generated import kernel
+from .products import obstacle
+
+FIELDS = (  # as in pooling_kernels.py, which is imported where Numba is
+    *("next", "images", "chunk", "size", "height", "width", "lines", "columns", "inner", "x", "y", "divisor"),
+    *("gradient", "target"),
+)
+LEAST = 2**15  # numbers under which torch is as fast
+PART = 2**14  # numbers that a thread takes at a time
+
+
+class Window(NamedTuple):
+    """Windows that follow each other without a gap.
+
+    Args:
+        lines, columns: their size.
+        divisor: of the sum; None: the window's largest number is taken.
+    """
+
+    lines: int
+    columns: int
+    divisor: int | None
+
+
+def suited(x: Tensor, window: Window) -> bool:
+    """Whether kernels pool x [T, B, C, H, W]."""
+    if x.dim() != 5 or x.numel() < LEAST or min(x.shape[3] // window.lines, x.shape[4] // window.columns) < 1:
+        return False
+    return x.dtype in (torch.float32, torch.float64) and not obstacle(x, x.dtype)
+
+
+def pool(x: Tensor, window: Window) -> Tensor:
+    """x [T, B, C, H, W], which must be `suited`, pooled to [T, B, C, H / lines, W / columns].
+
+    Bit for bit what `torch.nn.functional.avg_pool2d` and `max_pool2d` compute of each step and sample, in the memory
+    layout of x. Differentiable.
+    """
+    return _Pool.apply(x, window)
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: Window) -> Tensor:
+        largest = window.divisor is None
+        ctx.save_for_backward(x if largest else None)
+        ctx.window, ctx.shape, ctx.deep = window, x.shape, _deep(x)
+        images = _arranged(x, ctx.deep)
+        lead, size = x.shape[:3], (x.shape[3] // window.lines, x.shape[4] // window.columns)
+        y = memory.empty((*lead[:2], *size, lead[2]) if ctx.deep else (*lead, *size), x.dtype)
+        _call("maximum" if largest else "average", images, window, ctx.deep, x=images, y=y)
+        return _seen(y, ctx.deep)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (g,), (x,), window = gradients, ctx.saved_tensors, ctx.window
+        if torch.is_grad_enabled() or obstacle(g, g.dtype):
+            return _dense_gradient(x, g, ctx.shape, window), None
+        target = memory.empty(_arranged_shape(ctx.shape, ctx.deep), g.dtype)
+        images = None if x is None else _arranged(x, ctx.deep)
+        gradient = _arranged(g, ctx.deep)
+        _call("spread" if x is None else "route", target, window, ctx.deep, x=images, gradient=gradient, target=target)
+        return _seen(target, ctx.deep), None
+
+
+def _dense_gradient(x: Tensor | None, g: Tensor, shape: torch.Size, window: Window) -> Tensor:
+    """The same by torch's own operations, which can be differentiated again."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = g.new_zeros(shape).requires_grad_() if x is None else x.view_as(x)
+        return torch.autograd.grad(dense(x, window), x, g, create_graph=again)[0]
+
+
+def dense(x: Tensor, window: Window) -> Tensor:
+    """The same by torch's own operations."""
+    size = window.lines, window.columns
+    if window.divisor is None:
+        y = F.max_pool2d(x.flatten(0, 1), size)
+    else:
+        y = F.avg_pool2d(x.flatten(0, 1), size, divisor_override=window.divisor)
+    return y.unflatten(0, x.shape[:2])
+
+
+def _deep(x: Tensor) -> bool:
+    """Whether channels are the last axis in memory."""
+    return not x[:1, :1].is_contiguous() and x[:1, :1].permute(0, 1, 3, 4, 2).is_contiguous()
+
+
+def _arranged(x: Tensor, deep: bool) -> Tensor:
+    """[T, B, C, H, W] as it is to lie in memory: a view where it can be."""
+    return (x.permute(0, 1, 3, 4, 2) if deep else x).contiguous()
+
+
+def _arranged_shape(shape: torch.Size, deep: bool) -> tuple[int, ...]:
+    steps, batch, channels, height, width = shape
+    return (steps, batch, height, width, channels) if deep else tuple(shape)
+
+
+def _seen(y: Tensor, deep: bool) -> Tensor:
+    return y.permute(0, 1, 4, 2, 3) if deep else y
+
+
+def _call(name: str, images: Tensor, window: Window, deep: bool, **arrays: Tensor | None) -> None:
+    """Run a kernel on images as `_arranged`."""
+    height, width, inner = images.shape[-3:] if deep else (*images.shape[-2:], 1)
+    count = images.numel() // (height * width * inner)
+    chunk = max(1, PART // (height * width * inner))
+    divisor = images.new_tensor(window.divisor or 1)
+    table = {"images": count, "chunk": chunk, "size": images.element_size(), "height": height, "width": width}
+    table |= {"lines": window.lines, "columns": window.columns, "inner": inner, "divisor": divisor.data_ptr()}
+    table |= {k: a.data_ptr() for k, a in arrays.items() if a is not None}
+    filled = array("q", [table.get(field, 0) for field in FIELDS])
+    participants = threads.participants(images.numel(), -(-count // chunk))
+    threads.run(kernel("pooling_kernels", name), filled.buffer_info()[0], participants)
