@@ -21,6 +21,7 @@ NEXT, ROWS, CHUNK, SIZE, INNER, OUTER_STEP, INNER_STEP, DENSE, START, STOP, CHAN
 VALUE, PACKED, COLUMNS, TILE, VECTORS, WIDTH, BEGIN, PARTS, FILLED, ROOM, NOTE, SLOT = range(11, 23)
 SCRATCH, STEPS, OFFSETS, TIME, LINES, RUNS, KERNEL, PLANE, LAST, PER_GROUP, IMAGE = range(23, 34)
 DEEP = 34
+AHEAD = 2
 load, load32, store32, copy = p.load, p.load32, p.store32, p.copy
 
 
@@ -83,6 +84,7 @@ def linear_gradient(table):
         packed, count = load(table, PACKED) + unit * load(table, TILE), min(width, columns - column)
         q.clear(packed, load(table, TILE))
         for r in range(part * rows // parts, (part + 1) * rows // parts):
+            p.prefetch(place(table, r + AHEAD) + column * size, count * size)
             at = (place(table, r) + column * size, packed, 0, load(table, CHANNEL), load(table, VALUE))
             q.add_to_rows(at, load32(start, r), load32(stop, r), load(table, VECTORS), count, size)
 
