@@ -1,8 +1,8 @@
 """Pooling of spikes over windows that do not overlap: the numbers that torch computes, without its detours.
 
-torch fills a gradient with zeros before it adds to it, copies between layouts where the gradient comes in another than
-the images, and keeps an index of 64 bits for each maximum. Here the gradient is written once, in the images' own layout,
-and maxima are found again.
+torch fills a gradient with zeros before it adds to it, copies where the gradient comes in another memory layout than
+the images, and keeps a 64-bit index for each maximum. Here the gradient is written once, in the images' own layout, and
+maxima are found again.
 """
 
 from array import array
@@ -20,7 +20,7 @@ FIELDS = (  # as in pooling_kernels.py, which is imported where Numba is
     *("next", "images", "chunk", "size", "height", "width", "lines", "columns", "inner", "x", "y", "divisor"),
     *("gradient", "target"),
 )
-LEAST = 2**15  # numbers under which torch is as fast
+LEAST = 2**18  # numbers under which torch is as fast
 PART = 2**14  # numbers that a thread takes at a time
 
 
@@ -38,9 +38,11 @@ class Window(NamedTuple):
 
 
 def suited(x: Tensor, window: Window) -> bool:
-    """Whether kernels pool x [T, B, C, H, W]."""
+    """Whether kernels pool x [T, B, C, H, W], and faster than torch."""
     if x.dim() != 5 or x.numel() < LEAST or min(x.shape[3] // window.lines, x.shape[4] // window.columns) < 1:
         return False
+    if window.divisor is None and window.columns != 2 and not _deep(x):
+        return False  # maxima of wider windows are found one by one
     return x.dtype in (torch.float32, torch.float64) and not obstacle(x, x.dtype)
 
 
@@ -81,7 +83,9 @@ def _dense_gradient(x: Tensor | None, g: Tensor, shape: torch.Size, window: Wind
     """The same by torch's own operations, which can be differentiated again."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        x = g.new_zeros(shape).requires_grad_() if x is None else x.view_as(x)
+        if x is None:  # not one of g's own, which may stand for a batch of gradients
+            x = torch.zeros(shape, dtype=g.dtype, device=g.device, requires_grad=True)
+        x = x.view_as(x)
         return torch.autograd.grad(dense(x, window), x, g, create_graph=again)[0]
 
 

@@ -1,8 +1,8 @@
 """Pooling of images over windows that do not overlap, forward and backward.
 
-All is addresses and sizes in one table of 64-bit integers, as in kernels.py. Images x [height, width, inner] follow each
-other without gaps, as do what they are pooled to, y [height / lines, width / columns, inner]. Backward, `gradient` is
-that of y and `target` that of x.
+All is addresses and sizes in one table of 64-bit integers, as in kernels.py. Images x [height, width, inner] follow
+each other without gaps, and so does what they are pooled to, y [height / lines, width / columns, inner]. Backward,
+`gradient` is that of y and `target` that of x.
 """
 
 # pyright: reportCallIssue=false

@@ -49,11 +49,13 @@ class _Line:
                 self._split(self.inner, width, numbers)
 
     def _split(self, n: Any, width: int, emit: Callable[[Body, Any], None]) -> None:
-        builder = self.b
-        whole = builder.sub(n, builder.srem(n, _number(width)))
-        for w, start, stop in ((width, _number(0), whole), (1, whole, n)):
+        """`emit(body, j)` for whole vectors, then for short ones, as images are often narrow, then one by one."""
+        builder, start = self.b, _number(0)
+        for w in sorted({width, 4, 1}, reverse=True):
+            stop = builder.sub(n, builder.srem(n, _number(w)))
             with _range(builder, start, stop, _number(w)) as (j, _):
                 emit(Body(builder, self.size, w), j)
+            start = stop
 
     def places(self, address: Any, first: Any, emit: Callable[[Any, Any, Any], None]) -> None:
         """`emit(address of the line, place in it, number in the window)` for the window that begins at `first`."""
