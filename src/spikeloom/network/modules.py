@@ -1,5 +1,6 @@
 """How torch modules take part in time: folded, over time, or with a memory of their own."""
 
+import functools
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from ..connections import Delayed
 from ..events import Events
 from .context import ACTIVE
 from .pooled import pooled
-from .sparse import by_events, drop
+from .sparse import by_events, drop, hooked
+
+# Torch's modules that keep the axis of time and batch, and that have a faster way here or stand beside one.
+STEPWISE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, nn.BatchNorm2d, nn.Flatten, nn.Dropout, nn.Identity)
 
 
 def has_memory(module: nn.Module) -> bool:
@@ -23,13 +27,16 @@ def absent(state: Any) -> bool:
     return isinstance(state, tuple) and len(state) == 0
 
 
-def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
+def apply(module: nn.Module | None, x: Any, state: Any = (), whole: nn.Module | None = None) -> tuple[Any, Any]:
     """A module on [T, B, ...]: one with memory is given its state, one that says `over_time = True` sees the time axis,
-    and any other sees time and batch folded into one, as torch's modules expect."""
+    and any other sees time and batch folded into one, as torch's modules expect. It may be part of a `whole`, whose
+    precision then is the input's."""
+    if type(module) is nn.Sequential and not hooked(module):
+        return in_a_row(module, x), ()
     found = by_events(module, x)
     if found is not None:
         return found, ()
-    x = densify(x, module)
+    x = densify(x, whole or module)
     if module is None:
         return x, ()
     if isinstance(module, Delayed):
@@ -44,13 +51,30 @@ def apply(module: nn.Module | None, x: Any, state: Any = ()) -> tuple[Any, Any]:
     if found is not None:
         return found, ()
     check_input(module, x)
-    y = module(x.flatten(0, 1))
+    return folded(module, x, type(module).__name__), ()
+
+
+def in_a_row(modules: nn.Sequential, x: Any) -> Any:
+    """The modules of an nn.Sequential, one by one as in a `spikeloom.Sequential`, so that they may take events; from
+    the first that torch alone knows to call, time and batch stay folded."""
+    x = x if isinstance(x, Events) else densify(x, modules)
+    rest = list(modules)
+    while rest and type(rest[0]) in STEPWISE and getattr(rest[0], "start_dim", 1) == 1:
+        x, _ = apply(rest.pop(0), x, whole=modules)
+    if not rest:
+        return x
+    return folded(lambda y: functools.reduce(lambda y, module: module(y), rest, y), densify(x, modules), "Sequential")
+
+
+def folded(call: Any, x: Tensor, name: str) -> Tensor:
+    """What is called with time and batch of x [T, B, ...] in one axis, as torch's modules expect."""
+    y = call(x.flatten(0, 1))
     if not isinstance(y, Tensor):
         raise TypeError(
-            f"{type(module).__name__} returned {type(y).__name__}; expected a tensor. A module with memory of its own "
-            "defines initial_state(x) and forward(x, state) -> (y, state)."
+            f"{name} returned {type(y).__name__}; expected a tensor. A module with memory of its own defines "
+            "initial_state(x) and forward(x, state) -> (y, state)."
         )
-    return y.unflatten(0, x.shape[:2]), ()
+    return y.unflatten(0, x.shape[:2])
 
 
 def product(module: nn.Module | None, x: Any) -> Tensor:
