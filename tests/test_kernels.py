@@ -159,6 +159,38 @@ def test_memory_is_used_again():
     memory.clear()
 
 
+@pytest.mark.parametrize("size", [10, memory.SMALL])
+def test_memory_in_an_order_of_axes(size):
+    tensor = memory.empty((2, 3, size), SINGLE, (2, 0, 1))
+    assert tensor.stride() == (3, 1, 6) and tensor._base is None
+    assert memory.empty((2, 3, size), SINGLE).is_contiguous()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_writes_into_memory_of_its_own():
+    tensor = memory.empty((memory.SMALL,), SINGLE).fill_(1)
+    child = os.fork()
+    if child == 0:
+        tensor.numpy().fill(2)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert float(tensor.max()) == 1
+
+
+def test_the_default_device_is_of_no_matter():
+    """Where it is another than that of input and network."""
+    images = (torch.rand(20, 8, 2, 14, 14) < 0.2).float()
+    layer = sl.Layer(nn.Linear(8 * 36, 16), sl.LIF(16, v_th=0.1, learn="tau_mem"), nn.Linear(16, 16))
+    net = sl.Sequential(nn.Conv2d(2, 8, 3), sl.LIF(v_th=0.1), nn.AvgPool2d(2), nn.Flatten(), layer)
+    expected = sl.run(net, images).output
+    for x in (images, sl.Events.from_dense(images)):
+        with torch.device("meta"):
+            run = sl.run(net, x, engine="cpu")
+            run.output.sum().backward()
+        assert torch.equal(run.output, expected)
+
+
 def test_a_broken_kernel_is_seen(monkeypatch):
     """The parity test turns red when one sign in a graph is turned, forward or backward."""
     for which in ("forward", "backward"):

@@ -1,10 +1,12 @@
 """Pooling by kernels against torch's own: bit for bit, gradients included."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import spikeloom as sl
+from parity import poisoned  # noqa: F401
 from spikeloom.engine import pooling
 from spikeloom.engine.generated import kernel
 from spikeloom.engine.pooling import FIELDS, Window, dense, pool
@@ -38,6 +40,8 @@ def same(x, window, g=None):
     g = torch.randn(dense(x, window).shape, dtype=x.dtype) if g is None else g
     for ours, theirs in zip(results(pool, x, window, g), results(dense, x, window, g), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+        number = ~ours.isnan()
+        assert torch.equal(ours[number].signbit(), theirs[number].signbit())  # zeros have signs
 
 
 @pytest.mark.parametrize("largest", [False, True], ids=["average", "maximum"])
@@ -58,6 +62,15 @@ def test_what_is_no_number_goes_where_torch_sends_it(divisor, deep):
     x[0, 0, :, :2, :2] = float("-inf")
     same(x, Window(2, 2, divisor))
     same(x, Window(3, 3, divisor))
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("divisor", [None, 4, -5], ids=["maximum", "average", "negative"])
+def test_signs_of_zero(divisor, deep):
+    for scale in (-0.0, 1e-45, -1e-45):
+        x = (images(2, 3, 6, 4, 34, deep=deep) > 0) * scale
+        for g in (-0.0, -1e-45):
+            same(x, Window(2, 2, divisor), torch.tensor(g))
 
 
 @pytest.mark.parametrize("divisor", [None, 4], ids=["maximum", "average"])
@@ -143,17 +156,69 @@ def test_networks_pool_by_kernels_where_windows_follow_each_other(monkeypatch):
 
     hooked = nn.AvgPool2d(2)
     hooked.register_forward_hook(lambda *a: None)
-    x = torch.rand(6, 3, 2, 9, 8)
+    another = nn.AvgPool2d(2)
+    another.forward = lambda x: x[..., ::2, ::2]
+    x = torch.rand(6, 3, 2, 9, 16)
     for module, expected in (
         (nn.AvgPool2d(2), True), (nn.AvgPool2d((3, 2)), True), (nn.AvgPool2d(2, divisor_override=3), True),
         (nn.MaxPool2d(2), True), (nn.MaxPool2d((3, 2)), True), (nn.AvgPool2d([2, 4], count_include_pad=False), True),
         (nn.MaxPool2d(3), False), (nn.AvgPool2d(2, stride=1), False), (nn.AvgPool2d(2, padding=1), False),
         (nn.AvgPool2d(2, ceil_mode=True), False), (nn.MaxPool2d(2, dilation=2), False), (nn.MaxPool2d(2, 3), False),
-        (Mine(2), False), (hooked, False), (nn.AdaptiveAvgPool2d(2), False),
+        (Mine(2), False), (hooked, False), (another, False), (nn.AdaptiveAvgPool2d(2), False),
+        (nn.AvgPool2d(5), False), (nn.MaxPool2d((9, 2)), False),
+        # Settings of rarer kinds, which torch reads in its own way.
+        (nn.AvgPool2d(np.int64(2)), False), (nn.AvgPool2d(2, []), False),
+        (nn.MaxPool2d(2, dilation=np.int64(1)), False),
+        (nn.AvgPool2d((2,)), True), (nn.AvgPool2d(2, divisor_override=-3), True), (nn.MaxPool2d([2]), True),
     ):  # fmt: skip
         assert called(monkeypatch, sl.Sequential(sl.LIF(v_th=0.3), module), x) == expected, module
+    deep = x.permute(0, 1, 3, 4, 2).repeat(1, 1, 1, 1, 2).contiguous().permute(0, 1, 4, 2, 3)
+    assert called(monkeypatch, sl.Sequential(nn.MaxPool2d(3)), deep)
+    assert not called(monkeypatch, sl.Sequential(nn.MaxPool2d(5)), deep)
     assert called(monkeypatch, sl.Layer(nn.MaxPool2d(2), sl.LIF(v_th=0.3)), x)
     assert called(monkeypatch, sl.Sequential(nn.AvgPool2d(2)), x.double())
+
+
+def test_settings_that_torch_refuses_are_refused():
+    x = torch.rand(6, 3, 2, 9, 16)
+    for module, error, message in (
+        (nn.AvgPool2d(2, divisor_override=0), RuntimeError, "divisor must be not zero"),
+        (nn.AvgPool2d(2, divisor_override=2.5), TypeError, "divisor_override"),
+        (nn.AvgPool2d((2, 3, 2)), RuntimeError, "kernel_size"),
+        (nn.AvgPool2d(2, stride=(2.0, 2.0)), TypeError, "stride"),
+        (nn.AvgPool2d(2, ceil_mode=None), TypeError, "ceil_mode"),
+        (nn.MaxPool2d(2.0), TypeError, "kernel_size"),
+    ):
+        with pytest.raises(error, match=message):
+            sl.run(sl.Sequential(module), x)
+
+
+def test_hooks_of_all_modules_see_pooling():
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *a: seen.append(type(module)))
+    try:
+        sl.run(sl.Sequential(nn.AvgPool2d(2)), torch.rand(6, 3, 2, 8, 8))
+    finally:
+        handle.remove()
+    assert nn.AvgPool2d in seen
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("deep", [False, True], ids=["channels first", "channels last"])
+def test_what_is_pooled_may_be_written_in_place(deep, large):
+    # Large results lie in memory of our own.
+    x = images(4, 8, 16, 64 if large else 8, 64 if large else 8, deep=deep)
+    for module in (nn.AvgPool2d(2), nn.MaxPool2d(2), sl.LIF(v_th=0.1)):
+        for net in (sl.Sequential(module), sl.Sequential(module, nn.ReLU(inplace=True), nn.Dropout(0.0, inplace=True))):
+            found = []
+            for engine in ("auto", "eager"):
+                given = x.clone(memory_format=torch.preserve_format).requires_grad_()
+                y = sl.run(net, given, engine=engine).output
+                if len(net) == 1:
+                    y.mul_(2)
+                y.sum().backward()
+                found.append((y.detach(), given.grad))
+            torch.testing.assert_close(*found)
 
 
 def test_other_inputs_go_to_torch(monkeypatch):
@@ -161,8 +226,10 @@ def test_other_inputs_go_to_torch(monkeypatch):
     assert not called(monkeypatch, net, torch.rand(6, 3, 9, 8))
     assert not called(monkeypatch, net, torch.rand(6, 3, 2, 9, 8, dtype=torch.bfloat16))
     assert not called(monkeypatch, net, torch.rand(6, 0, 2, 9, 8))
+    assert not called(monkeypatch, net, torch.rand(6, 3, 2, 9, 6))
     monkeypatch.setattr(pooling, "LEAST", 10**6)
     assert not called(monkeypatch, net, torch.rand(6, 3, 2, 9, 8))
+    monkeypatch.setattr(pooling, "LEAST", 0)
     for f in (lambda: sl.run(net, torch.rand(6, 3, 2, 1, 8)), lambda: nn.AvgPool2d(2)(torch.rand(18, 2, 1, 8))):
         with pytest.raises(RuntimeError, match="Output size is too small"):
             f()
@@ -175,7 +242,7 @@ def test_events_are_made_dense_and_pooled(monkeypatch):
 
 
 def test_transforms_see_torchs_pooling():
-    net, x = sl.Sequential(nn.MaxPool2d(2)), torch.randn(2, 3, 2, 6, 6)
+    net, x = sl.Sequential(nn.MaxPool2d(2)), torch.randn(2, 3, 2, 6, 8)
 
     def f(x):
         return net(x)[0].pow(2).sum()
@@ -186,6 +253,7 @@ def test_transforms_see_torchs_pooling():
     _, tangent = torch.func.jvp(f, (x,), (torch.ones_like(x),))
     torch.testing.assert_close(tangent, slope.sum())
     assert torch.equal(torch.compile(f, backend="eager", fullgraph=True)(x), f(x))
+    assert "PythonOp" not in str(torch.jit.trace(f, x).graph) and torch.equal(torch.jit.trace(f, x)(2 * x), f(2 * x))
     with torch.autocast("cpu", torch.bfloat16):
         assert net(x)[0].dtype == nn.MaxPool2d(2)(x.flatten(0, 1)).dtype
 

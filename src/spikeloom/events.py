@@ -159,7 +159,8 @@ class Events:
                 )
         time, channel = (torch.cat(column) if column else torch.empty(0, dtype=torch.long) for column in columns)
         batch = torch.repeat_interleave(
-            torch.arange(len(parts)), torch.tensor([len(x) for x in columns[0]], dtype=torch.long)
+            torch.arange(len(parts), device=time.device),
+            torch.tensor([len(x) for x in columns[0]], dtype=torch.long, device=time.device),
         )
         value = torch.cat([weights(part[2], time.device) for part in parts]) if widths == {3} else None
         return cls.from_coordinates(time, batch, channel, value, shape=(steps, len(parts), *axes))

@@ -233,13 +233,13 @@ def _conv2d_sample(conv: Convolution, dtype: torch.dtype) -> tuple[Convolution, 
 
 def _random(x: Sequence[int], weight: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     generator = _generator()
-    raster = torch.rand(*x, generator=generator) < DENSITY
-    return raster.to(dtype), torch.rand(*weight, generator=generator, dtype=dtype)
+    raster = torch.rand(*x, generator=generator, device="cpu") < DENSITY
+    return raster.to(dtype), torch.rand(*weight, generator=generator, device="cpu", dtype=dtype)
 
 
 def _generator() -> torch.Generator:
     """Numbers of our own: what the user draws next is not changed by a measurement."""
-    return torch.Generator().manual_seed(0)
+    return torch.Generator("cpu").manual_seed(0)
 
 
 def _sides(conv: Convolution) -> list[tuple[int, int, int]]:

@@ -63,7 +63,9 @@ def _check(neuron: Neuron, ports: tuple[str, ...]) -> None:
     kind, name = type(neuron), type(neuron).__name__
     found = neuron.rounded_coefficients(torch.float32)
     # One number for each coefficient, whatever its shape: the two lanes then differ by their own values alone.
-    c = type(found)(*(torch.tensor(float(v.flatten()[0])) if isinstance(v, torch.Tensor) else v for v in found))
+    c = type(found)(
+        *(torch.tensor(float(v.flatten()[0]), device="cpu") if isinstance(v, torch.Tensor) else v for v in found)
+    )
     lanes = torch.tensor([0.3, 0.6], device="cpu")
     kept = {"refractory": torch.zeros_like(lanes)} if neuron.refractory else {}
     z = kind.state_type(**{s: lanes + 0.1 * k for k, s in enumerate(neuron.declared_states)}, **kept)

@@ -75,7 +75,7 @@ def rounded_coefficients(neuron: Neuron, dtype: torch.dtype) -> Any:
     given = [_leaf(neuron, name) for name in formulas.inputs]
     shape, shapes = _shapes(tuple(x.shape for x in given), formulas.read)
     with torch.no_grad():
-        block = torch.empty((len(given) + len(shapes), *shape), dtype=DOUBLE)
+        block = torch.empty((len(given) + len(shapes), *shape), dtype=DOUBLE, device="cpu")
         rows = block.unbind(0)
         for row, x in zip(rows, given, strict=False):
             row.copy_(x)
@@ -240,7 +240,9 @@ def _graphs(neuron: Neuron, start: float, pace: float) -> tuple[Graph, Graph]:
     """The formulas and their transpose, traced near the neuron's own parameters."""
     leaves = _numbers(neuron, start, pace)
     forward = trace(lambda given: _computed(neuron, given), leaves, DOUBLE)
-    arriving = {f"g.{n}": torch.tensor([start - pace * k], dtype=DOUBLE) for k, n in enumerate(forward.outputs)}
+    arriving = {
+        f"g.{n}": torch.tensor([start - pace * k], dtype=DOUBLE, device="cpu") for k, n in enumerate(forward.outputs)
+    }
     raw = {name: leaf.requires_grad_() for name, leaf in leaves.items() if name.startswith("raw.")}
 
     def transpose(given: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -274,7 +276,8 @@ class _Coefficients(torch.autograd.Function):
         if torch.is_grad_enabled():
             found = _differentiable(ctx.neuron, formulas, given, gradients)
         else:
-            more = torch.zeros((len(gradients) + len(formulas.moving), *ctx.rows[0].shape), dtype=DOUBLE).unbind(0)
+            more = torch.zeros((len(gradients) + len(formulas.moving), *ctx.rows[0].shape), dtype=DOUBLE, device="cpu")
+            more = more.unbind(0)
             for row, g in zip(more, gradients, strict=False):
                 if g is not None:
                     _once(row, g.shape).copy_(g)

@@ -183,7 +183,7 @@ def _listed(lists: list[list[tuple[int, ...]]]) -> Tensor:
     for entries in lists:
         begins.append(len(lists) + 1 + len(numbers))
         numbers.extend(number for entry in entries for number in entry)
-    return torch.tensor([*begins, len(lists) + 1 + len(numbers), *numbers], dtype=torch.int64)
+    return torch.tensor([*begins, len(lists) + 1 + len(numbers), *numbers], dtype=torch.int64, device="cpu")
 
 
 def _rows(x: Tensor) -> Tensor:

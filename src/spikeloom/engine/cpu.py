@@ -102,7 +102,7 @@ def backward(
     per = max(1, blocks // (4 * torch.get_num_threads()))
     groups = -(-blocks // per) if blocks else 0
     shape = (groups, len(wanted.coefficients), neurons)
-    parts = torch.zeros(shape, dtype=torch.float64) if wanted.coefficients else None
+    parts = torch.zeros(shape, dtype=torch.float64, device="cpu") if wanted.coefficients else None
     replay, transpose = row_functions(program.key, wanted, True)
     call.header |= {"groups": groups, "per": per, "wanted": len(wanted.coefficients)}
     call.header["parts"] = 0 if parts is None else parts.data_ptr()
@@ -146,10 +146,8 @@ class Layout:
         return x if x.stride(-1) in (0, 1) or x.shape[-1] == 1 else x.contiguous()
 
     def _empty(self, lead: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        if self.in_order:
-            return memory.empty((*lead, *self.shape), dtype)
-        back = [self.order.index(k) for k in range(len(self.order))]
-        return memory.empty((*lead, *self.ordered), dtype).permute(*range(len(lead)), *(len(lead) + k for k in back))
+        order = None if self.in_order else (*range(len(lead)), *(len(lead) + k for k in self.order))
+        return memory.empty((*lead, *self.shape), dtype, order)
 
     def empty_rows(self, dtype: torch.dtype) -> Tensor:
         return self._empty((self.steps, self.batch), dtype)

@@ -41,23 +41,28 @@ def clear() -> None:
     _free.clear()
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A contiguous tensor on the CPU whose values are not set."""
+def empty(shape: tuple[int, ...], dtype: torch.dtype, order: tuple[int, ...] | None = None) -> Tensor:
+    """A tensor on the CPU whose values are not set, contiguous but for its axes' order in memory, if one is given."""
     size = math.prod(shape) * dtype.itemsize
+    order = tuple(range(len(shape))) if order is None else order
     if size < SMALL:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty_permuted(shape, order, dtype=dtype, device="cpu")
     # The best fit, if it wastes no more than an eighth.
     fits = [k for k, block in enumerate(_free) if size <= block.nbytes <= size * 9 // 8 + HUGE]
     block = _free.pop(min(fits, key=lambda k: _free[k].nbytes)) if fits else _new_block(size)
     lease = block[:size].view(_Lease)
     lease.block = block
+    strides = [math.prod(shape[a] for a in order[order.index(axis) + 1 :]) for axis in range(len(shape))]
     # Not a view, which could not be written in place where a custom autograd Function returns it.
-    return torch.empty(0, dtype=dtype).set_(torch.from_numpy(lease).untyped_storage(), 0, shape)  # type: ignore[call-overload]
+    fresh: Any = torch.empty(0, dtype=dtype, device="cpu")
+    return fresh.set_(torch.from_numpy(lease).untyped_storage(), 0, shape, strides)
 
 
 def _new_block(size: int) -> np.ndarray:
     whole = -(-size // HUGE) * HUGE
-    region = mmap.mmap(-1, whole + HUGE)
+    # Private, where it can be said: a process that forks shares nothing with its child, as with all other memory.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    region = mmap.mmap(-1, whole + HUGE, **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         region.madvise(mmap.MADV_HUGEPAGE)
     block = np.frombuffer(region, dtype=np.uint8)

@@ -38,11 +38,15 @@ class Window(NamedTuple):
 
 
 def suited(x: Tensor, window: Window) -> bool:
-    """Whether kernels pool x [T, B, C, H, W], and faster than torch."""
+    """Whether kernels pool x [T, B, C, H, W], as fast as torch or faster."""
     if x.dim() != 5 or x.numel() < LEAST or min(x.shape[3] // window.lines, x.shape[4] // window.columns) < 1:
         return False
-    if window.divisor is None and window.columns != 2 and not _deep(x):
-        return False  # maxima of wider windows are found one by one
+    deep = _deep(x)
+    # What is computed at a time lies side by side, and a maximum is looked for again, number by number.
+    if (x.shape[2] if deep else x.shape[4] // window.columns) < 4:
+        return False
+    if window.divisor is None and (window.lines * window.columns > 16 or not (deep or window.columns == 2)):
+        return False
     return x.dtype in (torch.float32, torch.float64) and not obstacle(x, x.dtype)
 
 
@@ -63,27 +67,27 @@ class _Pool(torch.autograd.Function):
         ctx.window, ctx.shape, ctx.deep = window, x.shape, _deep(x)
         images = _arranged(x, ctx.deep)
         lead, size = x.shape[:3], (x.shape[3] // window.lines, x.shape[4] // window.columns)
-        y = memory.empty((*lead[:2], *size, lead[2]) if ctx.deep else (*lead, *size), x.dtype)
+        y = _empty((*lead, *size), x.dtype, ctx.deep)
         _call("maximum" if largest else "average", images, window, ctx.deep, x=images, y=y)
-        return _seen(y, ctx.deep)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (g,), (x,), window = gradients, ctx.saved_tensors, ctx.window
         if torch.is_grad_enabled() or obstacle(g, g.dtype):
             return _dense_gradient(x, g, ctx.shape, window), None
-        target = memory.empty(_arranged_shape(ctx.shape, ctx.deep), g.dtype)
+        target = _empty(ctx.shape, g.dtype, ctx.deep)
         images = None if x is None else _arranged(x, ctx.deep)
-        gradient = _arranged(g, ctx.deep)
-        _call("spread" if x is None else "route", target, window, ctx.deep, x=images, gradient=gradient, target=target)
-        return _seen(target, ctx.deep), None
+        arrays = {"x": images, "gradient": _arranged(g, ctx.deep), "target": target}
+        _call("spread" if x is None else "route", _arranged(target, ctx.deep), window, ctx.deep, **arrays)
+        return target, None
 
 
 def _dense_gradient(x: Tensor | None, g: Tensor, shape: torch.Size, window: Window) -> Tensor:
     """The same by torch's own operations, which can be differentiated again."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        if x is None:  # not one of g's own, which may stand for a batch of gradients
+        if x is None:  # not g.new_zeros, which is a batch of images where g is a batch of gradients
             x = torch.zeros(shape, dtype=g.dtype, device=g.device, requires_grad=True)
         x = x.view_as(x)
         return torch.autograd.grad(dense(x, window), x, g, create_graph=again)[0]
@@ -109,13 +113,8 @@ def _arranged(x: Tensor, deep: bool) -> Tensor:
     return (x.permute(0, 1, 3, 4, 2) if deep else x).contiguous()
 
 
-def _arranged_shape(shape: torch.Size, deep: bool) -> tuple[int, ...]:
-    steps, batch, channels, height, width = shape
-    return (steps, batch, height, width, channels) if deep else tuple(shape)
-
-
-def _seen(y: Tensor, deep: bool) -> Tensor:
-    return y.permute(0, 1, 4, 2, 3) if deep else y
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, deep: bool) -> Tensor:
+    return memory.empty(shape, dtype, (0, 1, 3, 4, 2) if deep else None)
 
 
 def _call(name: str, images: Tensor, window: Window, deep: bool, **arrays: Tensor | None) -> None:
@@ -123,7 +122,7 @@ def _call(name: str, images: Tensor, window: Window, deep: bool, **arrays: Tenso
     height, width, inner = images.shape[-3:] if deep else (*images.shape[-2:], 1)
     count = images.numel() // (height * width * inner)
     chunk = max(1, PART // (height * width * inner))
-    divisor = images.new_tensor(window.divisor or 1)
+    divisor = images.new_tensor(1 if window.divisor is None else window.divisor)
     table = {"images": count, "chunk": chunk, "size": images.element_size(), "height": height, "width": width}
     table |= {"lines": window.lines, "columns": window.columns, "inner": inner, "divisor": divisor.data_ptr()}
     table |= {k: a.data_ptr() for k, a in arrays.items() if a is not None}

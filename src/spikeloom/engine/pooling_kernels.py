@@ -21,87 +21,93 @@ load, clear = p.load, product_primitives.clear
 
 
 @p.inner
-def images(table):
-    """(first, end) of the next images; none are left where first >= end."""
-    first = p.take(table + 8 * NEXT) * load(table, CHUNK)
-    return first, min(first + load(table, CHUNK), load(table, IMAGES))
-
-
-@p.inner
-def sizes(table):
-    """Of a line of windows, as pooling_primitives.py takes them: windows, lines, columns, inner, bytes of a line."""
+def windows(table):
+    """Of a line of windows, as pooling_primitives.py takes them: windows, lines, columns, inner, bytes of x's lines."""
     columns, inner = load(table, COLUMNS), load(table, INNER)
     pitch = load(table, WIDTH) * inner * load(table, SIZE)
     return load(table, WIDTH) // columns, load(table, LINES), columns, inner, pitch
 
 
 @p.inner
-def clear_rest(table, image):
-    """Zeros in the lines below the last windows of an image of `target`, and in the columns right of them."""
-    size, (count, lines, columns, inner, pitch) = load(table, SIZE), sizes(table)
-    done, covered = load(table, HEIGHT) // lines * lines, count * columns * inner * size
-    if done < load(table, HEIGHT):
-        clear(image + done * pitch, (load(table, HEIGHT) - done) * pitch)
-    if covered < pitch:
-        for k in range(done):
-            clear(image + k * pitch + covered, pitch - covered)
+def lines_of_windows(table):
+    """(first, end) of the next lines of windows, counted over all images; none are left where first >= end."""
+    first = p.take(table + 8 * NEXT) * load(table, CHUNK)
+    rows = load(table, HEIGHT) // load(table, LINES)
+    return first * rows, min(first + load(table, CHUNK), load(table, IMAGES)) * rows
+
+
+@p.inner
+def offsets(row, height, size, of):
+    """Bytes before a line of windows in x, and in y."""
+    count, lines, _, inner, pitch = of
+    rows = height // lines
+    return (row // rows * height + row % rows * lines) * pitch, row * count * inner * size
+
+
+@p.inner
+def clear_rest(table, first, end):
+    """Zeros in `target` below the last windows of the images of these lines of windows, and right of them."""
+    count, lines, columns, inner, pitch = windows(table)
+    height, covered = load(table, HEIGHT), count * columns * inner * load(table, SIZE)
+    rows = height // lines
+    for image in range(first // rows, end // rows):
+        start = load(table, TARGET) + image * height * pitch
+        if rows * lines < height:
+            clear(start + rows * lines * pitch, (height - rows * lines) * pitch)
+        if covered < pitch:
+            for k in range(rows * lines):
+                clear(start + k * pitch + covered, pitch - covered)
 
 
 def average(table):
     """y = the sum of each window, divided."""
-    of, size, height = sizes(table), load(table, SIZE), load(table, HEIGHT)
-    rows, wide = height // of[1], of[0] * of[3] * size
+    of, size, height, divisor = windows(table), load(table, SIZE), load(table, HEIGHT), load(table, DIVISOR)
     while True:
-        first, end = images(table)
+        first, end = lines_of_windows(table)
         if first >= end:
             break
-        for row in range(first * rows, end * rows):
-            source = load(table, X) + (row // rows * height + row % rows * of[1]) * of[4]
-            q.average((source, load(table, Y) + row * wide, load(table, DIVISOR)), of, size)
-
-
-def spread(table):
-    """The transpose of `average`."""
-    of, size, height = sizes(table), load(table, SIZE), load(table, HEIGHT)
-    rows, wide = height // of[1], of[0] * of[3] * size
-    while True:
-        first, end = images(table)
-        if first >= end:
-            break
-        for row in range(first * rows, end * rows):
-            target = load(table, TARGET) + (row // rows * height + row % rows * of[1]) * of[4]
-            one = (of[0], 1, of[2], of[3], of[4])
-            q.spread((load(table, GRADIENT) + row * wide, target, load(table, DIVISOR)), one, size)
-            for k in range(1, of[1]):
-                p.copy(target + k * of[4], target, of[0] * of[2] * of[3] * size)
-        for image in range(first, end):
-            clear_rest(table, load(table, TARGET) + image * height * of[4])
+        for row in range(first, end):
+            x, y = offsets(row, height, size, of)
+            q.average((load(table, X) + x, load(table, Y) + y, divisor), of, size)
 
 
 def maximum(table):
     """y = the largest number of each window."""
-    of, size, height = sizes(table), load(table, SIZE), load(table, HEIGHT)
-    rows, wide = height // of[1], of[0] * of[3] * size
+    of, size, height = windows(table), load(table, SIZE), load(table, HEIGHT)
     while True:
-        first, end = images(table)
+        first, end = lines_of_windows(table)
         if first >= end:
             break
-        for row in range(first * rows, end * rows):
-            source = load(table, X) + (row // rows * height + row % rows * of[1]) * of[4]
-            q.maximum((source, load(table, Y) + row * wide, 0), of, size)
+        for row in range(first, end):
+            x, y = offsets(row, height, size, of)
+            q.maximum((load(table, X) + x, load(table, Y) + y, 0), of, size)
+
+
+def spread(table):
+    """The transpose of `average`."""
+    of, size, height, divisor = windows(table), load(table, SIZE), load(table, HEIGHT), load(table, DIVISOR)
+    count, lines, columns, inner, pitch = of
+    while True:
+        first, end = lines_of_windows(table)
+        if first >= end:
+            break
+        for row in range(first, end):
+            x, y = offsets(row, height, size, of)
+            target = load(table, TARGET) + x
+            q.spread((load(table, GRADIENT) + y, target, divisor), (count, 1, columns, inner, pitch), size)
+            for k in range(1, lines):
+                p.copy(target + k * pitch, target, count * columns * inner * size)
+        clear_rest(table, first, end)
 
 
 def route(table):
     """The transpose of `maximum`: a window's gradient goes to where its largest number was found in x."""
-    of, size, height = sizes(table), load(table, SIZE), load(table, HEIGHT)
-    rows, wide = height // of[1], of[0] * of[3] * size
+    of, size, height = windows(table), load(table, SIZE), load(table, HEIGHT)
     while True:
-        first, end = images(table)
+        first, end = lines_of_windows(table)
         if first >= end:
             break
-        for row in range(first * rows, end * rows):
-            line = (row // rows * height + row % rows * of[1]) * of[4]
-            at = load(table, GRADIENT) + row * wide, load(table, TARGET) + line, load(table, X) + line
-            q.route(at, of, size)
-        for image in range(first, end):
-            clear_rest(table, load(table, TARGET) + image * height * of[4])
+        for row in range(first, end):
+            x, y = offsets(row, height, size, of)
+            q.route((load(table, GRADIENT) + y, load(table, TARGET) + x, load(table, X) + x), of, size)
+        clear_rest(table, first, end)

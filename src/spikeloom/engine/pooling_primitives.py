@@ -87,6 +87,11 @@ def _store_pairs(body: Body, pair: list[Any], address: Any, place: Any) -> None:
         body.store(mixed, address, body.b.add(place, _number(k * body.width)))
 
 
+def _unsigned_zero(body: Body, value: Any) -> Any:
+    """The value, and 0 for -0: torch adds gradients to zeros."""
+    return body.b.fadd(value, body.constant(0.0))
+
+
 def _shuffled(body: Body, pair: list[Any], order: Any) -> Any:
     mask = ir.Constant(ir.VectorType(I32, body.width), list(order))
     return body.b.shuffle_vector(*pair, mask)
@@ -105,7 +110,10 @@ def _average(line: _Line, at: Any) -> None:
 
         window(add)
         by = body.splat(Body(body.b, body.size, 1).load(divisor, _number(0)))
-        body.store(body.b.fdiv(body.b.load(total), by), target, out)
+        # torch adds the quotient to zero, which has no sign, unless channels are last.
+        first = body.b.icmp_signed("==", line.inner, _number(1))
+        zero = body.b.select(first, body.constant(0.0), body.constant(-0.0))
+        body.store(body.b.fadd(body.b.fdiv(body.b.load(total), by), zero), target, out)
 
     def pairs(body: Body, j: Any) -> None:
         pooled(body, j, lambda add: line.pair_places(source, j, lambda l, p, _: add(*_load_pairs(body, l, p))))
@@ -121,7 +129,7 @@ def _spread(line: _Line, at: Any) -> None:
 
     def share(body: Body, out: Any) -> Any:
         by = body.splat(Body(body.b, body.size, 1).load(divisor, _number(0)))
-        return body.b.fdiv(body.load(gradient, out), by)
+        return _unsigned_zero(body, body.b.fdiv(body.load(gradient, out), by))
 
     def pairs(body: Body, j: Any) -> None:
         value = share(body, j)
@@ -190,7 +198,7 @@ def _route(line: _Line, at: Any) -> None:
     gradient, target, source = at
 
     def pairs(body: Body, j: Any) -> None:
-        largest, g = _find(line, body, source, j, True), body.load(gradient, j)
+        largest, g = _find(line, body, source, j, True), _unsigned_zero(body, body.load(gradient, j))
 
         def put(address: Any, place: Any, n: Any) -> None:
             both = [largest.gradient_at(g, body.b.add(n, _number(k))) for k in range(2)]
@@ -199,7 +207,7 @@ def _route(line: _Line, at: Any) -> None:
         line.pair_places(target, j, put)
 
     def one(body: Body, first: Any, out: Any) -> None:
-        largest, g = _find(line, body, source, first, False), body.load(gradient, out)
+        largest, g = _find(line, body, source, first, False), _unsigned_zero(body, body.load(gradient, out))
         line.places(target, first, lambda l, p, n: body.store(largest.gradient_at(g, n), l, p))
 
     line.each(pairs, one)

@@ -21,7 +21,7 @@ NEXT, ROWS, CHUNK, SIZE, INNER, OUTER_STEP, INNER_STEP, DENSE, START, STOP, CHAN
 VALUE, PACKED, COLUMNS, TILE, VECTORS, WIDTH, BEGIN, PARTS, FILLED, ROOM, NOTE, SLOT = range(11, 23)
 SCRATCH, STEPS, OFFSETS, TIME, LINES, RUNS, KERNEL, PLANE, LAST, PER_GROUP, IMAGE = range(23, 34)
 DEEP = 34
-AHEAD = 2
+AHEAD = 2  # rows of a gradient that are asked for before they are needed: those of events lie far apart
 load, load32, store32, copy = p.load, p.load32, p.store32, p.copy
 
 

@@ -15,7 +15,7 @@ from torch._C import _functorch  # type: ignore[attr-defined]
 from .convolution import Convolution
 from .matrix import Matrix
 from .rows import LARGEST, Rows, rows_of_raster
-from .transforms import transformed
+from .transforms import recorded, transformed
 
 
 class Listed(Protocol):
@@ -93,14 +93,16 @@ def conv2d(
 
 def obstacle(x: Tensor | Listed, dtype: torch.dtype) -> str:
     """Why kernels do not take an input to weights of a dtype, or nothing where they do."""
-    if torch.compiler.is_compiling():
-        return "under torch.compile"
+    if recorded():
+        return "under torch.compile or torch.jit.trace"
     if x.device.type != "cpu":
         return f"input on {x.device}"
     if dtype not in (torch.float32, torch.float64):
         return f"weights of {dtype}"
     if isinstance(x, Tensor) and _functorch.is_legacy_batchedtensor(x):
         return "under a vectorised derivative"  # which torch.autograd.functional takes without functorch
+    if isinstance(x, Tensor) and x.is_neg():
+        return "input is negated when it is read"
     if isinstance(x, Tensor) and (type(x) is not Tensor or x.layout != torch.strided or x.dtype != dtype):
         return f"input is a {type(x).__name__} of {x.dtype}, {x.layout}"
     if x.shape.numel() == 0:

@@ -50,10 +50,10 @@ class Rows(NamedTuple):
         """The raster [T, B, channels]; events at one place add up."""
         steps, batch, channels = self.shape
         counts = self.stop.long() - self.start
-        row = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        entry = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row] + self.start[row]
-        value = torch.ones(len(row), dtype=dtype) if self.value is None else self.value[entry].to(dtype)
-        flat = torch.zeros(len(counts) * channels, dtype=dtype)
+        row = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), counts)
+        entry = torch.arange(len(row), device="cpu") - (counts.cumsum(0) - counts)[row] + self.start[row]
+        value = torch.ones(len(row), dtype=dtype, device="cpu") if self.value is None else self.value[entry].to(dtype)
+        flat = torch.zeros(len(counts) * channels, dtype=dtype, device="cpu")
         flat.index_add_(0, row * channels + self.channel[entry], value)
         if self.time_first:
             return flat.reshape(steps, batch, channels)
@@ -72,7 +72,7 @@ def rows_of_events(
         shape: (T, B, channels).
     """
     steps, batch, _ = shape
-    ends = torch.empty(steps * batch + 1, dtype=torch.int32)
+    ends = torch.empty(steps * batch + 1, dtype=torch.int32, device="cpu")
     ends[-1] = len(time)
     time, offsets, channel = time.contiguous(), offsets.contiguous(), channel.contiguous()
     count = threads.participants(len(time) + steps * batch, batch)
@@ -91,7 +91,7 @@ def rows_of_raster(x: Tensor, density: float | None = None) -> Rows:
         density: an estimate, if there is one already.
     """
     steps, batch, channels = x.shape
-    start, stop = (torch.empty(steps * batch, dtype=torch.int32) for _ in range(2))
+    start, stop = (torch.empty(steps * batch, dtype=torch.int32, device="cpu") for _ in range(2))
     density = estimated_density(x) if density is None else density
     room = min(x.numel(), int(1.25 * density * x.numel()) + 16 * channels)
     # Rows whose lists fit in the second cache, whatever their density.
@@ -137,7 +137,7 @@ def estimated_density(x: Tensor) -> float:
 def _spread(steps: int, batch: int) -> tuple[Tensor, Tensor]:
     """(step, sample) of some rows, all over both."""
     total = steps * batch
-    rows = torch.arange(min(total, SAMPLE))
+    rows = torch.arange(min(total, SAMPLE), device="cpu")
     if total > SAMPLE:
         # Multiples of an irrational number spread evenly and keep step with neither axis.
         rows = (rows * 0.6180339887498949 % 1 * total).long()

@@ -57,5 +57,5 @@ def scratch(size: int) -> torch.Tensor:
     """Memory of at least `size` bytes for kernels called from this thread, kept from call to call."""
     held = getattr(_local, "scratch", None)
     if held is None or held.numel() < size:
-        held = _local.scratch = torch.empty(size, dtype=torch.uint8)
+        held = _local.scratch = torch.empty(size, dtype=torch.uint8, device="cpu")
     return held

@@ -159,6 +159,6 @@ def evaluate(graph: Graph, inputs: Mapping[str, float]) -> dict[str, float]:
         if node.op in PYTHON:
             values.append(PYTHON[node.op](*args))
         else:
-            tensors = [torch.tensor(a, dtype=torch.float64) for a in args]
+            tensors = [torch.tensor(a, dtype=torch.float64, device="cpu") for a in args]
             values.append(float(getattr(torch, {"pow": "pow", "fmod": "fmod"}.get(node.op, node.op))(*tensors)))
     return {name: float(values[k]) for name, k in zip(graph.outputs, graph.results, strict=True)}

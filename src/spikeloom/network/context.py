@@ -75,7 +75,7 @@ class Context:
                 self.drawn = torch.randint(0, 2**62, (), device=device)
             return self.drawn
         if self.seed is None:
-            self.seed = int(torch.randint(0, 2**62, ()))
+            self.seed = int(torch.randint(0, 2**62, (), device="cpu"))
         return self.seed
 
 

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..engine import breakeven, products
+from ..engine.transforms import recorded
 from ..events import Events
 from .context import ACTIVE
 
@@ -23,7 +25,7 @@ def by_events(module: nn.Module | None, x: Any) -> Any:
     Returns:
         A tensor or `Events`; None where the dense way is taken.
     """
-    if module is None or torch.compiler.is_compiling() or not isinstance(x, Tensor | Events):
+    if module is None or recorded() or not isinstance(x, Tensor | Events):
         return None
     if isinstance(x, Tensor) and type(module) not in (nn.Linear, nn.Conv2d):
         return None
@@ -51,9 +53,9 @@ def by_events(module: nn.Module | None, x: Any) -> Any:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether something waits for a call of the module itself."""
+    """Whether something waits for a call of the module itself: hooks, its own or all modules', or another `forward`."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in names)
+    return any(getattr(module, name) for name in names) or "forward" in vars(module) or bool(_has_any_global_hook())
 
 
 def _linear(module: nn.Linear, x: Any) -> tuple[Tensor | None, str]:

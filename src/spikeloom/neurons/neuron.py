@@ -392,4 +392,4 @@ class Neuron(nn.Module):
 def _round(value: Any, dtype: torch.dtype) -> Any:
     if value is ZERO:
         return value
-    return value.to(dtype) if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
+    return value.to(dtype) if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype, device="cpu")
