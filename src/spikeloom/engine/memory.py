@@ -59,12 +59,13 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, order: tuple[int, ...] | N
 
 
 def _new_block(size: int) -> np.ndarray:
+    # With room for a little more, which takes no memory until it is used.
     whole = -(-size // HUGE) * HUGE
     # Private, where it can be said: a process that forks shares nothing with its child, as with all other memory.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     region = mmap.mmap(-1, whole + HUGE, **private)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        region.madvise(mmap.MADV_HUGEPAGE)
     block = np.frombuffer(region, dtype=np.uint8)
     start = -block.ctypes.data % HUGE
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE:
+        region.madvise(mmap.MADV_HUGEPAGE, start, size // HUGE * HUGE)
     return block[start : start + whole]
