@@ -16,10 +16,8 @@ from . import memory, threads
 from .generated import kernel
 from .products import obstacle
 
-FIELDS = (  # as in pooling_kernels.py, which is imported where Numba is
-    *("next", "images", "chunk", "size", "height", "width", "lines", "columns", "inner", "x", "y", "divisor"),
-    *("gradient", "target"),
-)
+# As in pooling_kernels.py, which is imported where Numba is.
+FIELDS = ("next", "images", "chunk", "size", "height", "width", "lines", "columns", "inner", "x", "y", "extra")
 LEAST = 2**18  # numbers under which torch is as fast
 PART = 2**14  # numbers that a thread takes at a time
 
@@ -68,7 +66,7 @@ class _Pool(torch.autograd.Function):
         images = _arranged(x, ctx.deep)
         lead, size = x.shape[:3], (x.shape[3] // window.lines, x.shape[4] // window.columns)
         y = _empty((*lead, *size), x.dtype, ctx.deep)
-        _call("maximum" if largest else "average", images, window, ctx.deep, x=images, y=y)
+        _call("maximum" if largest else "average", images, y, window, ctx.deep)
         return y
 
     @staticmethod
@@ -76,11 +74,11 @@ class _Pool(torch.autograd.Function):
         (g,), (x,), window = gradients, ctx.saved_tensors, ctx.window
         if torch.is_grad_enabled() or obstacle(g, g.dtype):
             return _dense_gradient(x, g, ctx.shape, window), None
-        target = _empty(ctx.shape, g.dtype, ctx.deep)
+        found = _empty(ctx.shape, g.dtype, ctx.deep)
+        target, gradient = _arranged(found, ctx.deep), _arranged(g, ctx.deep)
         images = None if x is None else _arranged(x, ctx.deep)
-        arrays = {"x": images, "gradient": _arranged(g, ctx.deep), "target": target}
-        _call("spread" if x is None else "route", _arranged(target, ctx.deep), window, ctx.deep, **arrays)
-        return target, None
+        _call("spread" if x is None else "route", target, gradient, window, ctx.deep, images)
+        return found, None
 
 
 def _dense_gradient(x: Tensor | None, g: Tensor, shape: torch.Size, window: Window) -> Tensor:
@@ -117,15 +115,16 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, deep: bool) -> Tensor:
     return memory.empty(shape, dtype, (0, 1, 3, 4, 2) if deep else None)
 
 
-def _call(name: str, images: Tensor, window: Window, deep: bool, **arrays: Tensor | None) -> None:
-    """Run a kernel on images as `_arranged`."""
-    height, width, inner = images.shape[-3:] if deep else (*images.shape[-2:], 1)
-    count = images.numel() // (height * width * inner)
+def _call(name: str, x: Tensor, y: Tensor, window: Window, deep: bool, images: Tensor | None = None) -> None:
+    """Run a kernel on images x and what they are pooled to, or on gradients of these, as they lie in memory."""
+    height, width, inner = x.shape[-3:] if deep else (*x.shape[-2:], 1)
+    count = x.numel() // (height * width * inner)
     chunk = max(1, PART // (height * width * inner))
-    divisor = images.new_tensor(1 if window.divisor is None else window.divisor)
-    table = {"images": count, "chunk": chunk, "size": images.element_size(), "height": height, "width": width}
-    table |= {"lines": window.lines, "columns": window.columns, "inner": inner, "divisor": divisor.data_ptr()}
-    table |= {k: a.data_ptr() for k, a in arrays.items() if a is not None}
+    divisor = x.new_tensor(1 if window.divisor is None else window.divisor)
+    extra = divisor.data_ptr() if images is None else images.data_ptr() - x.data_ptr()
+    table = {"images": count, "chunk": chunk, "size": x.element_size(), "height": height, "width": width}
+    table |= {"lines": window.lines, "columns": window.columns, "inner": inner}
+    table |= {"x": x.data_ptr(), "y": y.data_ptr(), "extra": extra}
     filled = array("q", [table.get(field, 0) for field in FIELDS])
-    participants = threads.participants(images.numel(), -(-count // chunk))
+    participants = threads.participants(x.numel(), -(-count // chunk))
     threads.run(kernel("pooling_kernels", name), filled.buffer_info()[0], participants)

@@ -1,8 +1,8 @@
 """Pooling of images over windows that do not overlap, forward and backward.
 
 All is addresses and sizes in one table of 64-bit integers, as in kernels.py. Images x [height, width, inner] follow
-each other without gaps, and so does what they are pooled to, y [height / lines, width / columns, inner]. Backward,
-`gradient` is that of y and `target` that of x.
+each other without gaps, and so does what they are pooled to, y [height / lines, width / columns, inner]. Backward, x
+and y are the addresses of gradients. What `extra` is, pooling_primitives.py says for each.
 """
 
 # pyright: reportCallIssue=false
@@ -12,11 +12,8 @@ from . import pooling_primitives as q
 from . import primitives as p
 from . import product_primitives
 
-FIELDS = (
-    *("next", "images", "chunk", "size", "height", "width", "lines", "columns", "inner", "x", "y", "divisor"),
-    *("gradient", "target"),
-)
-NEXT, IMAGES, CHUNK, SIZE, HEIGHT, WIDTH, LINES, COLUMNS, INNER, X, Y, DIVISOR, GRADIENT, TARGET = range(14)
+FIELDS = ("next", "images", "chunk", "size", "height", "width", "lines", "columns", "inner", "x", "y", "extra")
+NEXT, IMAGES, CHUNK, SIZE, HEIGHT, WIDTH, LINES, COLUMNS, INNER, X, Y, EXTRA = range(12)
 load, clear = p.load, product_primitives.clear
 
 
@@ -46,12 +43,12 @@ def offsets(row, height, size, of):
 
 @p.inner
 def clear_rest(table, first, end):
-    """Zeros in `target` below the last windows of the images of these lines of windows, and right of them."""
+    """Zeros in x below the last windows of the images of these lines of windows, and right of them."""
     count, lines, columns, inner, pitch = windows(table)
     height, covered = load(table, HEIGHT), count * columns * inner * load(table, SIZE)
     rows = height // lines
     for image in range(first // rows, end // rows):
-        start = load(table, TARGET) + image * height * pitch
+        start = load(table, X) + image * height * pitch
         if rows * lines < height:
             clear(start + rows * lines * pitch, (height - rows * lines) * pitch)
         if covered < pitch:
@@ -59,55 +56,36 @@ def clear_rest(table, first, end):
                 clear(start + k * pitch + covered, pitch - covered)
 
 
+@p.inner
+def pool(table, operation, backward):
+    """An operation of pooling_primitives.py on all lines of windows."""
+    of, size, height, extra = windows(table), load(table, SIZE), load(table, HEIGHT), load(table, EXTRA)
+    while True:
+        first, end = lines_of_windows(table)
+        if first >= end:
+            break
+        for row in range(first, end):
+            x, y = offsets(row, height, size, of)
+            operation((load(table, X) + x, load(table, Y) + y, extra), of, size)
+        if backward:
+            clear_rest(table, first, end)
+
+
 def average(table):
     """y = the sum of each window, divided."""
-    of, size, height, divisor = windows(table), load(table, SIZE), load(table, HEIGHT), load(table, DIVISOR)
-    while True:
-        first, end = lines_of_windows(table)
-        if first >= end:
-            break
-        for row in range(first, end):
-            x, y = offsets(row, height, size, of)
-            q.average((load(table, X) + x, load(table, Y) + y, divisor), of, size)
-
-
-def maximum(table):
-    """y = the largest number of each window."""
-    of, size, height = windows(table), load(table, SIZE), load(table, HEIGHT)
-    while True:
-        first, end = lines_of_windows(table)
-        if first >= end:
-            break
-        for row in range(first, end):
-            x, y = offsets(row, height, size, of)
-            q.maximum((load(table, X) + x, load(table, Y) + y, 0), of, size)
+    pool(table, q.average, False)
 
 
 def spread(table):
     """The transpose of `average`."""
-    of, size, height, divisor = windows(table), load(table, SIZE), load(table, HEIGHT), load(table, DIVISOR)
-    count, lines, columns, inner, pitch = of
-    while True:
-        first, end = lines_of_windows(table)
-        if first >= end:
-            break
-        for row in range(first, end):
-            x, y = offsets(row, height, size, of)
-            target = load(table, TARGET) + x
-            q.spread((load(table, GRADIENT) + y, target, divisor), (count, 1, columns, inner, pitch), size)
-            for k in range(1, lines):
-                p.copy(target + k * pitch, target, count * columns * inner * size)
-        clear_rest(table, first, end)
+    pool(table, q.spread, True)
+
+
+def maximum(table):
+    """y = the largest number of each window."""
+    pool(table, q.maximum, False)
 
 
 def route(table):
-    """The transpose of `maximum`: a window's gradient goes to where its largest number was found in x."""
-    of, size, height = windows(table), load(table, SIZE), load(table, HEIGHT)
-    while True:
-        first, end = lines_of_windows(table)
-        if first >= end:
-            break
-        for row in range(first, end):
-            x, y = offsets(row, height, size, of)
-            q.route((load(table, GRADIENT) + y, load(table, TARGET) + x, load(table, X) + x), of, size)
-        clear_rest(table, first, end)
+    """The transpose of `maximum`: a window's gradient goes to where its largest number was found."""
+    pool(table, q.route, True)

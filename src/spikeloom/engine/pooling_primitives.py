@@ -125,7 +125,7 @@ def _average(line: _Line, at: Any) -> None:
 
 
 def _spread(line: _Line, at: Any) -> None:
-    gradient, target, divisor = at
+    target, gradient, divisor = at
 
     def share(body: Body, out: Any) -> Any:
         by = body.splat(Body(body.b, body.size, 1).load(divisor, _number(0)))
@@ -195,7 +195,8 @@ def _maximum(line: _Line, at: Any) -> None:
 
 
 def _route(line: _Line, at: Any) -> None:
-    gradient, target, source = at
+    target, gradient, distance = at
+    source = line.b.add(target, distance)
 
     def pairs(body: Body, j: Any) -> None:
         largest, g = _find(line, body, source, j, True), _unsigned_zero(body, body.load(gradient, j))
@@ -224,11 +225,15 @@ def _on_lines(emit: Callable[[_Line, Any], None], doc: str) -> Any:
 
         return types.void(types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 5), types.int64), codegen
 
-    function.__doc__ = doc
+    # Numba tells functions that are passed to others apart by their names.
+    function.__doc__, function.__name__, function.__qualname__ = doc, emit.__name__, emit.__qualname__
     return intrinsic(function)
 
 
-average = _on_lines(_average, "(source, target, divisor): sums of windows, divided.")
-spread = _on_lines(_spread, "(gradient, target, divisor): the transpose of `average`.")
-maximum = _on_lines(_maximum, "(source, target, -): the largest number of each window.")
-route = _on_lines(_route, "(gradient, target, source): the transpose of `maximum`: all goes to where it was found.")
+average = _on_lines(_average, "(x, y, address of a divisor): y = the sums of windows of x, divided.")
+spread = _on_lines(_spread, "(gradient of x, that of y, address of a divisor): the transpose of `average`.")
+maximum = _on_lines(_maximum, "(x, y, -): y = the largest number of each window of x.")
+route = _on_lines(
+    _route,
+    "(gradient of x, that of y, bytes from the first to x): the transpose of `maximum`, to where the number was found.",
+)
