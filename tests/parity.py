@@ -15,8 +15,8 @@ def poisoned(monkeypatch):
     """Memory that a kernel forgets to write shows as NaN."""
     plain = memory.empty
 
-    def empty(shape, dtype, *order):
-        return plain(shape, dtype, *order).fill_(float("nan") if dtype.is_floating_point else -1)
+    def empty(shape, dtype, *more, **beside):
+        return plain(shape, dtype, *more, **beside).fill_(float("nan") if dtype.is_floating_point else -1)
 
     monkeypatch.setattr(memory, "empty", empty)
     monkeypatch.setattr(threads, "scratch", lambda size: torch.full((size,), 255, dtype=torch.uint8, device="cpu"))

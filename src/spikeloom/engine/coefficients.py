@@ -22,6 +22,7 @@ from ..neurons.attributes import attributes, values
 from .generated import build, constants, written
 from .graph import Graph, reciprocals
 from .program import POINTS
+from .row_table import LENGTH
 from .trace import NoElementwiseForm, evaluate, trace
 from .transforms import transformed
 
@@ -186,8 +187,9 @@ def _compiled(name: str, formulas: Formulas) -> dict[str, Any]:
 
 def _call(function: Any, rows: Sequence[Tensor]) -> None:
     compiled, numbers = function
-    table = array("q", [*(row.data_ptr() for row in rows), numbers.data_ptr()])
-    compiled.ctypes(0, rows[0].numel(), 0, table.buffer_info()[0])
+    entries = [*(row.data_ptr() for row in rows), numbers.data_ptr()]
+    table = array("q", entries + [0] * (LENGTH - len(entries)))
+    compiled.ctypes(0, rows[0].numel(), 0, 1, 1, table.buffer_info()[0])
 
 
 def _leaves(neuron: Neuron) -> list[str]:

@@ -12,17 +12,21 @@ from . import memory, threads
 from .generated import Wanted, constants, kernel, row_functions
 from .matrix import Matrix
 from .program import Program
+from .row_table import LENGTH
 
-ROWS = 1024  # as in kernels.py, which is imported where Numba is
+ROWS = 8 * LENGTH  # as in kernels.py, which is imported where Numba is
 FIELDS = (
     *("next", "slot", "size", "steps", "lanes", "neurons", "every", "block", "groups", "per", "scratch", "room"),
     *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
     *("wanted_ports", "wanted", "fed", "fed_gradient", "feed", "send_back", "recurrent", "step", "replay", "pitch"),
+    *("span", "past"),
 )
 RECURRENT_FIELDS = ("pitch", "neurons", "size", "weight", "vectors", "width", "tile", "bias", "back")
 NONE = (0,) * len(FIELDS)
 ZEROS = {dtype: torch.zeros((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
 SPARE = 4  # rows that a recurrent layer needs beside the others
+SPAN = 8  # steps of a call where no state is kept
+PAST = 1 << 23  # bytes of results from which on they are written past the caches
 # Samples of a recurrent layer that a thread takes at a time, at least: each row of weights serves them all.
 SAMPLES = 16
 # Lanes that a thread takes at a time, at most: their states and what is recomputed of them stay in its own caches, and
@@ -53,14 +57,15 @@ def forward(
     """
     layout = Layout(inputs[0])
     steps, total, count = layout.steps, layout.lanes, len(program.states)
-    y, *records = [layout.empty_rows(program.dtype) for _ in range(1 + len(program.records))]
+    y, *records = layout.empty_rows(program.dtype, 1 + len(program.records), inputs)
     finals = [layout.empty_row(program.dtype) for _ in states]
     kept = memory.empty((-(-steps // keep) if keep else 0, count, total), program.dtype)
-    call = Call(program, layout, program.forward, lengths, coefficients, keep, len(states))
+    call = Call(program, layout, program.forward, lengths, coefficients, keep)
     call.row(*states)
     call.rows(*inputs, y, *records)
     call.row(*finals)
     call.feedback(fed, weight, bias, last)
+    call.cut(count, [y, *records])
     call.header |= {"kept": kept.data_ptr(), "step": row_functions(program.key, Wanted(), False)[0].address}
     call.run("forward", len(coefficients) + count + len(inputs) + 2 + SPARE, -(-total // call.block))
     return y if output_dtype in (None, y.dtype) else y.to(output_dtype), finals, records, kept
@@ -87,16 +92,18 @@ def backward(
     ([*N] each, in double precision)."""
     layout = Layout(inputs[0])
     total, neurons = layout.lanes, layout.neurons
-    d_inputs = [layout.empty_rows(program.dtype) for _ in wanted.ports]
+    read = [x for x in (*inputs, g_y, *g_records) if x is not None]
+    d_inputs = layout.empty_rows(program.dtype, len(wanted.ports), read)
     d_states = [layout.empty_row(program.dtype) for _ in program.states]
     graph = program.transpose(wanted.coefficients, wanted.ports)
-    call = Call(program, layout, graph, lengths, coefficients, keep, len(program.states) * keep)
+    call = Call(program, layout, graph, lengths, coefficients, keep)
     call.rows(*inputs, g_y, *g_records)
     call.row(*g_finals)
     call.rows(*d_inputs)
     call.row(*d_states)
     call.rows(y)
     call.feedback(fed, weight, bias, last)
+    call.cut(len(program.states) * (1 if call.steady else keep), d_inputs)
     blocks = -(-total // call.block)
     # Sums over a group of blocks are added up in one order, whichever threads computed them.
     per = max(1, blocks // (4 * torch.get_num_threads()))
@@ -145,12 +152,16 @@ class Layout:
             x = x.unsqueeze(lead)
         return x if x.stride(-1) in (0, 1) or x.shape[-1] == 1 else x.contiguous()
 
-    def _empty(self, lead: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def _empty(self, lead: tuple[int, ...], dtype: torch.dtype, beside: Sequence[Tensor] = ()) -> Tensor:
         order = None if self.in_order else (*range(len(lead)), *(len(lead) + k for k in self.order))
-        return memory.empty((*lead, *self.shape), dtype, order)
+        return memory.empty((*lead, *self.shape), dtype, order, beside)
 
-    def empty_rows(self, dtype: torch.dtype) -> Tensor:
-        return self._empty((self.steps, self.batch), dtype)
+    def empty_rows(self, dtype: torch.dtype, count: int, beside: Sequence[Tensor]) -> list[Tensor]:
+        """So many tensors [T, B, *N], which suit those that are read with them."""
+        made: list[Tensor] = []
+        for _ in range(count):
+            made.append(self._empty((self.steps, self.batch), dtype, (*beside, *made)))
+        return made
 
     def empty_row(self, dtype: torch.dtype) -> Tensor:
         return self._empty((self.batch,), dtype)
@@ -174,13 +185,13 @@ class Call:
         lengths: Tensor | None,
         coefficients: Sequence[Tensor],
         keep: int,
-        held: int,  # numbers of each lane that a block holds
     ):
         self.layout, self.size = layout, program.dtype.itemsize
         self.held: list[Tensor] = []  # alive until the kernel returns
         self.zero = ZEROS[program.dtype].data_ptr(), 0, 0, 0
         self.recurrent: dict[str, int] = {}  # what recurrent_kernels.py is to know
-        self.block = block_size(held * self.size, layout.lanes)
+        self.block = 0
+        self.steady = True  # whether all arrays can be taken as they are, or are the same at all steps
         self.header = {"size": self.size, "steps": layout.steps, "lanes": layout.lanes, "every": keep, "fed": -1}
         self.header |= {"neurons": max(1, layout.neurons), "coefficients": len(coefficients)}
         self.header |= {"states": len(program.states), "ports": len(program.ports), "records": len(program.records)}
@@ -218,10 +229,11 @@ class Call:
             step, sample, inner = x.stride() if lead == 2 else (0, *x.stride())
             inner = 1 if neurons == 1 else inner
             sample = neurons if self.layout.batch == 1 and inner else sample
+            self.steady &= step == 0 or (inner != 0 and sample == neurons)
             self.entries += x.data_ptr(), step * size, sample * size, inner
 
     def feedback(self, fed: int, weight: Tensor | None, bias: Tensor | None, last: Tensor | None) -> None:
-        """What a recurrent layer needs: its blocks are whole samples."""
+        """What a recurrent layer needs."""
         self.row(last)
         if fed < 0:
             return
@@ -235,9 +247,19 @@ class Call:
             self.recurrent["bias"] = self.hold(bias.contiguous()).data_ptr()
         functions = (kernel("recurrent_kernels", name).address for name in ("feed", "send_back"))
         self.header |= {"fed": fed, **dict(zip(("feed", "send_back"), functions, strict=True))}
-        samples = max(SAMPLES, self.block // self.layout.neurons)
-        share = -(-self.layout.batch // torch.get_num_threads())
-        self.block = max(1, min(samples, share)) * self.layout.neurons
+        self.steady = False  # each step needs the one before
+
+    def cut(self, held: int, written: Sequence[Tensor]) -> None:
+        """Choose the size of the blocks, which hold so many numbers of each lane (a recurrent layer's are whole
+        samples), and whether what is written goes past the caches."""
+        self.block = block_size(held * self.size, self.layout.lanes)
+        if self.recurrent:
+            samples = max(SAMPLES, self.block // self.layout.neurons)
+            share = -(-self.layout.batch // torch.get_num_threads())
+            self.block = max(1, min(samples, share)) * self.layout.neurons
+        self.header |= {"block": self.block, "span": (self.header["every"] or SPAN) if self.steady else 1}
+        lines = all(w.data_ptr() % 64 == 0 for w in written) and self.layout.lanes * self.size % 64 == 0
+        self.header["past"] = self.steady and lines and sum(w.nbytes for w in written) >= PAST
 
     def run(self, loop: str, rows: int, units: int) -> None:
         """Call a time loop, with room for so many rows, on as many threads as are worth it."""
@@ -247,7 +269,7 @@ class Call:
         count = threads.participants(self.layout.steps * self.layout.lanes, units)
         space = threads.scratch(room * count + 64)
         start = -(-space.data_ptr() // 64) * 64
-        self.header |= {"block": self.block, "pitch": pitch, "scratch": start, "room": room}
+        self.header |= {"pitch": pitch, "scratch": start, "room": room}
         recurrent = array("q", [{"pitch": pitch, **self.recurrent}.get(name, 0) for name in RECURRENT_FIELDS])
         self.header["recurrent"] = recurrent.buffer_info()[0]
         table = array("q", [*map(self.header.get, FIELDS, NONE), *self.entries])

@@ -18,10 +18,10 @@ import torch
 from . import objects, processor
 from .graph import Graph, Node
 from .program import PROGRAMS, NoElementwiseForm, Program
+from .row_table import MOST_ARRAYS
 
 COMPILED: list[str] = []  # what this process had Numba compile or load, for tests and for the curious
 _lock = threading.RLock()
-MOST_ARRAYS = 126
 
 
 class Wanted(NamedTuple):
@@ -64,8 +64,8 @@ from spikeloom.engine.generated import parse
 """
 FUNCTION = """
 
-def {name}(first, stop, t, table):
-    _{name}(first, stop, t, table)
+def {name}(first, stop, t, by, count, table):
+    _{name}(first, stop, t, by, count, table)
 """
 
 
@@ -130,14 +130,14 @@ def _engine_version() -> str:
     """A digest of the code that makes kernels, of which the generated file says nothing."""
     here = Path(__file__).parent
     names = ("vector", "exponential", "primitives", "product_primitives", "pooling_primitives")
-    names += ("generated", "objects", "processor")
+    names += ("generated", "objects", "processor", "row_table")
     text = "".join((here / f"{name}.py").read_text() for name in names) + version("numba") + version("llvmlite")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.cache
 def row_functions(key: str, wanted: Wanted, backward: bool) -> tuple[Any, ...]:
-    """A program's row functions, of (first lane, last, step, table): of its step, or of replay and transpose."""
+    """A program's row functions (see vector.py): of its step, or of replay and transpose."""
     program = PROGRAMS[key]
     text, names = source(program, wanted, backward), ("replay", "backward") if backward else ("forward",)
     return build(f"{program.name}_{names[-1]}", text, names)
@@ -154,7 +154,7 @@ def build(name: str, text: str, functions: tuple[str, ...]) -> tuple[Any, ...]:
 def _build(name: str, text: str, functions: tuple[str, ...]) -> tuple[Any, ...]:
     """Functions of a generated file."""
     COMPILED.append(name)
-    return tuple(_function(name, text, function, 4) for function in functions)
+    return tuple(_function(name, text, function, 6) for function in functions)
 
 
 @functools.cache

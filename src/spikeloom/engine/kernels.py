@@ -5,13 +5,16 @@ All is addresses and sizes in one table of 64-bit integers, so that no shape, st
 type, and Numba compiles this file once for a machine.
 
 Lanes are the neurons of all samples, B N of them. A thread takes a block of lanes, small enough for its states to stay
-in the first cache, and runs all steps of it. Threads take blocks from a shared counter until none is left.
+in its own caches, and runs all steps of it. Threads take blocks from a shared counter until none is left. Where all
+arrays can be read and written in place, a call of the row function takes a piece of the block through several steps
+(the `span`), and what these share is in the first cache; else it is one step, and what is needed of it is copied.
 """
 
 # pyright: reportCallIssue=false
 # (Numba gives intrinsics their first argument, the typing context.)
 
 from . import primitives as p
+from . import row_table
 
 # The table's first entries. "next" and "slot" are counters. Counts are of the program's names; "fed" is the port that
 # is fed back (-1: none) and "fed_gradient" its place among the wanted ones; step and replay are addresses of row
@@ -20,19 +23,26 @@ FIELDS = (
     *("next", "slot", "size", "steps", "lanes", "neurons", "every", "block", "groups", "per", "scratch", "room"),
     *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
     *("wanted_ports", "wanted", "fed", "fed_gradient", "feed", "send_back", "recurrent", "step", "replay", "pitch"),
+    *("span", "past"),
 )
 COUNT = len(FIELDS)
 NEXT, SLOT, SIZE, STEPS, LANES, NEURONS, EVERY, BLOCK, GROUPS, PER, SCRATCH, ROOM = range(12)
 CONSTANTS, REPLAY_CONSTANTS, KEPT, LENGTHS, PARTS, COEFFICIENTS, STATES, PORTS, RECORDS = range(12, 21)
-WANTED_PORTS, WANTED, FED, FED_GRADIENT, FEED, SEND_BACK, RECURRENT, STEP, REPLAY, PITCH = range(21, 31)
+WANTED_PORTS, WANTED, FED, FED_GRADIENT, FEED, SEND_BACK, RECURRENT, STEP, REPLAY, PITCH, SPAN, PAST = range(21, 33)
 # After them the arrays, each of four numbers: address, bytes from step to step, bytes from sample to sample, and 1
 # where a sample's neurons follow each other, 0 where they share one number.
 ENTRY = 32
-ROWS = 1024  # bytes of a table of row addresses, of which a thread has two, and a third for recurrent_kernels.py
-# Lanes between two looks ahead: to ask for a whole row at once would fill the queue to memory, and nothing is computed
-# while it is full.
-PIECE = 128
+STRIDES, ASKED = row_table.STRIDES, row_table.ASKED
+ROWS = 8 * row_table.LENGTH  # bytes of a table of rows, of which a thread has two, and a third for recurrent_kernels.py
+PIECE = 512  # bytes of a row that a call computes
 load, store, copy = p.load, p.store, p.copy
+
+
+@p.inner
+def put(rows, k, place, stride):
+    """Write an array's address, and how far it is from step to step, into a table of rows."""
+    store(rows, k, place)
+    store(rows, STRIDES + k, stride)
 
 
 @p.inner
@@ -56,25 +66,31 @@ def row_of(table, k, t, lo, n, spare, direct):
 
 
 @p.inner
-def ask_for(table, first, count, t, lo, n):
-    """Have the rows of arrays at a step on their way, if there is such a step: they lie on pages far apart."""
-    size = load(table, SIZE)
-    if 0 <= t < load(table, STEPS):
-        for k in range(first, first + count):
-            source = table + 8 * COUNT + ENTRY * k
-            if load(source, 3) and load(source, 2) == load(table, NEURONS) * size:
-                p.prefetch(load(source, 0) + t * load(source, 1) + lo * size, n * size)
+def put_place(table, rows, r, k, t, by, lo, place):
+    """Write that lanes lo and on of array k at step t are at a place; `by` is the direction of time."""
+    source = table + 8 * COUNT + ENTRY * k
+    stride = by * load(source, 1)
+    put(rows, r, place, stride)
+    ahead = PIECE
+    if load(table, SPAN) == 1:  # the next step's, where they are before they are copied to such a place
+        ahead = load(source, 0) + t * load(source, 1) + stride + lo * load(source, 3) * load(table, SIZE) - place
+    store(rows, ASKED + r, ahead)
 
 
 @p.inner
-def ask_for_chunk(table, x, first, lo, n):
-    """Have what the replay of a chunk begins with on its way, if there is such a chunk."""
-    states, lanes, size = load(table, STATES), load(table, LANES), load(table, SIZE)
-    if first >= 0:
-        ask_for(table, x, load(table, PORTS), first, lo, n)
-        kept = load(table, KEPT) + (first // load(table, EVERY) * states * lanes + lo) * size
-        for k in range(states):
-            p.prefetch(kept + k * lanes * size, n * size)
+def put_row(table, rows, r, k, t, by, lo, n, spare):
+    """The same where they are, or else in `spare`."""
+    p.apart()
+    put_place(table, rows, r, k, t, by, lo, row_of(table, k, t, lo, n, spare, True))
+
+
+@p.inner
+def ask_beyond(table, rows, r, k, count, way, m):
+    """For the last piece of a block, which begins at lane m: of arrays k, k + 1, ... the first of the next call's steps
+    will be needed next."""
+    for j in range(count):
+        far = way * load(table, SPAN) * load(table + 8 * COUNT + ENTRY * (k + j), 1)
+        store(rows, ASKED + r + j, far - m * load(table, SIZE))
 
 
 @p.inner
@@ -83,9 +99,9 @@ def prepare(table, rows, first, work, lo, n):
     p.apart()
     count, lengths, neurons = load(table, COEFFICIENTS), load(table, LENGTHS), load(table, NEURONS)
     for k in range(count):
-        store(rows, first + k, row_of(table, k, 0, lo, n, work, False))
+        put(rows, first + k, row_of(table, k, 0, lo, n, work, False), 0)
         work += load(table, PITCH)
-    store(rows, first + count, work)
+    put(rows, first + count, work, 0)
     if lengths:
         for j in range(n):
             p.store32(work, j, p.load32(lengths, (lo + j) // neurons))
@@ -118,22 +134,24 @@ def fed_input(table, asked, x, y, start, t, lo, n, target, spare):
 
 
 @p.inner
-def input_rows(table, rows, x, t, lo, n, work, back):
-    """Write the addresses of a step's inputs into a table of rows; `back` is that of the port that is fed back."""
+def input_rows(table, rows, x, t, by, lo, n, work, back):
+    """Write where a step's inputs are into a table of rows; `back` is that of the port that is fed back."""
     p.apart()
     for k in range(load(table, PORTS)):
         if k == load(table, FED):
-            store(rows, k, back)
+            put_place(table, rows, k, x + k, t, by, lo, back)
         else:
-            store(rows, k, row_of(table, x + k, t, lo, n, work + k * load(table, PITCH), True))
+            put_row(table, rows, k, x + k, t, by, lo, n, work + k * load(table, PITCH))
 
 
 def forward(table):
     steps, lanes, every, block = load(table, STEPS), load(table, LANES), load(table, EVERY), load(table, BLOCK)
     states, ports, outputs = load(table, STATES), load(table, PORTS), 1 + load(table, RECORDS)
     pitch, size, kept, fed = load(table, PITCH), load(table, SIZE), load(table, KEPT), load(table, FED)
+    span, piece = load(table, SPAN), PIECE // size
     rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
     asked = rows + 2 * ROWS
+    store(rows, row_table.PAST, load(table, PAST))
     # In the row's table: ports, output, records, states, coefficients, lengths, constants.
     z_row = ports + outputs
     # In the given table: coefficients, states, ports, output, records, final states, output before the first step.
@@ -148,24 +166,25 @@ def forward(table):
         n = min(block, lanes - lo)
         z = prepare(table, rows, z_row + states, rows + 3 * ROWS, lo, n)
         for k in range(states):
-            store(rows, z_row + k, row_of(table, z_in + k, 0, lo, n, z + k * pitch, False))
+            put(rows, z_row + k, row_of(table, z_in + k, 0, lo, n, z + k * pitch, False), 0)
         work = z + states * pitch
         back = work + ports * pitch
-        for t in range(steps):
+        for t in range(0, steps, span):
             if every and t % every == 0:
                 for k in range(states):
                     copy(kept + ((t // every * states + k) * lanes + lo) * size, z + k * pitch, n * size)
             if fed >= 0:
                 fed_input(table, asked, x + fed, y, z_out + states, t, lo, n, back, back + pitch)
-            input_rows(table, rows, x, t, lo, n, work, back)
+            input_rows(table, rows, x, t, 1, lo, n, work, back)
             for k in range(outputs):
-                store(rows, ports + k, row_of(table, y + k, t, lo, n, 0, True))
-            for m in range(0, n, PIECE):
-                part = min(PIECE, n - m)
-                ask_for(table, x, ports + outputs, t + 1, lo + m, part)
-                p.call_row(load(table, STEP), m, m + part, t, rows)
+                put_row(table, rows, ports + k, y + k, t, 1, lo, n, 0)
+            for m in range(0, n, piece):
+                if span > 1 and m + piece >= n:
+                    ask_beyond(table, rows, 0, x, ports + outputs, 1, m)
+                p.call_row(load(table, STEP), m, min(m + piece, n), t, 1, min(span, steps - t), rows)
         for k in range(states):
             copy(row_of(table, z_out + k, 0, lo, n, 0, True), z + k * pitch, n * size)
+    p.fence()
 
 
 @p.inner
@@ -181,18 +200,31 @@ def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work, spare):
             asked = rows + ROWS
             fed_input(table, asked, x + load(table, FED), y, y + 1, first + i, lo, n, back + i * pitch, spare)
         if i < count - 1:
-            input_rows(table, rows, x, first + i, lo, n, work, back + i * pitch)
+            input_rows(table, rows, x, first + i, 1, lo, n, work, back + i * pitch)
             for k in range(2 * states):
-                store(rows, ports + k, z + (i * states + k) * pitch)
-            for m in range(0, n, PIECE):
-                part = min(PIECE, n - m)
-                ask_for(table, x, ports, first + i + 1, lo + m, part)
-                p.call_row(load(table, REPLAY), m, m + part, first + i, rows)
+                put(rows, ports + k, z + (i * states + k) * pitch, 0)
+            for m in range(0, n, PIECE // size):
+                p.call_row(load(table, REPLAY), m, min(m + PIECE // size, n), first + i, 1, 1, rows)
+
+
+@p.inner
+def replay_piece(table, replay, rows, z_row, first, count, at, m, n, z, pitch):
+    """The same for a piece of a block, lanes `at` + m .. + n, which needs no more room than itself."""
+    p.apart()
+    states, ports, lanes, size = load(table, STATES), load(table, PORTS), load(table, LANES), load(table, SIZE)
+    kept = load(table, KEPT) + (first // load(table, EVERY) * states * lanes + at + m) * size
+    for k in range(states):
+        copy(z + k * pitch, kept + k * lanes * size, n * size)
+    for k in range(2 * states):
+        put(replay, ports + k, z + k * pitch - m * size, states * pitch)
+    p.call_row(load(table, REPLAY), m, m + n, first, 1, count - 1, replay)
+    for k in range(states):
+        put(rows, z_row + k, z + ((count - 1) * states + k) * pitch - m * size, -states * pitch)
 
 
 @p.inner
 def arriving(table, rows, asked, g, d, t, lo, n, work):
-    """Write the addresses of the gradients that arrive at a step's output and records into the table of rows."""
+    """Write where the gradients are that arrive at a step's output and records into the table of rows."""
     p.apart()
     pitch, ports, size = load(table, PITCH), load(table, PORTS), load(table, SIZE)
     for k in range(1 + load(table, RECORDS)):
@@ -205,7 +237,7 @@ def arriving(table, rows, asked, g, d, t, lo, n, work):
             later = row_of(table, d + load(table, FED_GRADIENT), t + 1, lo, n, 0, True)
             recur(table, asked, load(table, SEND_BACK), room, later, n, 0)
             place = room
-        store(rows, ports + k, place)
+        put_place(table, rows, ports + k, g + k, t, -1, lo, place)
 
 
 @p.inner
@@ -225,8 +257,12 @@ def backward(table):
     states, ports, outputs = load(table, STATES), load(table, PORTS), 1 + load(table, RECORDS)
     pitch, size, count = load(table, PITCH), load(table, SIZE), load(table, COEFFICIENTS)
     wanted, wanted_ports = load(table, WANTED), load(table, WANTED_PORTS)
+    span, piece = load(table, SPAN), PIECE // size
+    held = pitch if span == 1 else min(piece, block) * size + 64
     rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
     replay, asked = rows + ROWS, rows + 2 * ROWS
+    store(rows, row_table.PAST, load(table, PAST))
+    store(replay, row_table.PAST, load(table, PAST))
     # In the replay's table: ports, states before, states after, coefficients, lengths, constants. In the transpose's:
     # ports, gradient of the output, of the records, states, gradients of the states (in, and the same out), gradients
     # of the ports, of the coefficients, then coefficients, lengths, constants.
@@ -247,12 +283,12 @@ def backward(table):
             n = min(block, lanes - lo)
             lam = prepare(table, rows, c_row, rows + 3 * ROWS, lo, n)
             for k in range(count + 1):
-                store(replay, ports + 2 * states + k, load(rows, c_row + k))
+                put(replay, ports + 2 * states + k, load(rows, c_row + k), 0)
             store(replay, ports + 2 * states + count + 1, load(table, REPLAY_CONSTANTS))
             for k in range(states):
                 place = row_of(table, g + outputs + k, 0, lo, n, lam + k * pitch, False)
-                store(rows, g_row + k, place)
-                store(rows, g_row + states + k, place)
+                put(rows, g_row + k, place, 0)
+                put(rows, g_row + states + k, place, 0)
             # Sums over a chunk in the state's precision, sums of them in double precision.
             parts = lam + states * pitch
             sums = parts + wanted * pitch
@@ -260,30 +296,38 @@ def backward(table):
             for j in range((z - parts) // 8):
                 store(parts, j, 0)
             for k in range(wanted):
-                store(rows, dc_row + k, parts + k * pitch)
-            back = z + states * every * pitch
+                put(rows, dc_row + k, parts + k * pitch, 0)
+            back = z + states * every * held
             work = back + (every if load(table, FED) >= 0 else 0) * pitch
             spare = work + (ports + outputs) * pitch
             for chunk in range((steps + every - 1) // every - 1, -1, -1):
                 first = chunk * every
                 last = min(every, steps - first)
-                replay_chunk(table, replay, x, y, first, last, lo, n, z, back, work, spare)
-                for i in range(last - 1, -1, -1):
-                    input_rows(table, rows, x, first + i, lo, n, work, back + i * pitch)
+                if span == 1:
+                    replay_chunk(table, replay, x, y, first, last, lo, n, z, back, work, spare)
+                else:
+                    input_rows(table, replay, x, first, 1, lo, n, work, 0)
+                for i in range(last - 1, -1, -span):
+                    # After the first step of a chunk comes the first of the one before.
+                    by = -every if span == 1 and i == 0 else -1
+                    input_rows(table, rows, x, first + i, by, lo, n, work, back + i * pitch)
                     arriving(table, rows, asked, g, d, first + i, lo, n, work + ports * pitch)
                     for k in range(states):
-                        store(rows, z_row + k, z + (i * states + k) * pitch)
+                        put(rows, z_row + k, z + (i * states + k) * pitch, 0)
                     for k in range(wanted_ports):
-                        store(rows, dx_row + k, row_of(table, d + k, first + i, lo, n, 0, True))
-                    for m in range(0, n, PIECE):
-                        part = min(PIECE, n - m)
-                        ask_for(table, g, outputs, first + i - 1, lo + m, part)
-                        ask_for(table, d, wanted_ports, first + i - 1, lo + m, part)
-                        if i == 0:
-                            ask_for_chunk(table, x, first - every, lo + m, part)
-                        p.call_row(load(table, STEP), m, m + part, first + i, rows)
+                        put_row(table, rows, dx_row + k, d + k, first + i, -1, lo, n, 0)
+                    for m in range(0, n, piece):
+                        part = min(piece, n - m)
+                        if span > 1 and m + piece >= n:
+                            ask_beyond(table, replay, 0, x, ports, -1, m)
+                            ask_beyond(table, rows, 0, x, ports + outputs, -1, m)
+                            ask_beyond(table, rows, dx_row, d, wanted_ports, -1, m)
+                        if span > 1:
+                            replay_piece(table, replay, rows, z_row, first, last, lo, m, part, z, held)
+                        p.call_row(load(table, STEP), m, m + part, first + i, -1, min(span, i + 1), rows)
                 for k in range(wanted):
                     p.flush((sums + 2 * k * pitch, parts + k * pitch), n, size)
             for k in range(states):
                 copy(row_of(table, d + wanted_ports + k, 0, lo, n, 0, True), lam + k * pitch, n * size)
             add_up(table, sums, group, lo, n)
+    p.fence()

@@ -5,8 +5,10 @@ touch of each of its pages costs more than a kernel's work on it: a copy of 100 
 used before, 150 ms into new. So blocks are kept when their tensors die, as torch itself does on GPUs.
 """
 
+import itertools
 import math
 import mmap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,10 @@ from torch import Tensor
 SMALL = 1 << 20  # bytes from which on memory is kept
 MOST = 1 << 31  # bytes of unused memory that are kept at most
 HUGE = 1 << 21  # the size of a large page
+PAGE = 1 << 12
+LINE = 1 << 6  # bytes of a cache line
 _free: list[np.ndarray] = []
+_turn = itertools.cycle(range(0, PAGE, PAGE // 4))  # where in a page tensors begin that nothing is known of
 
 
 class _Lease(np.ndarray):
@@ -41,16 +46,26 @@ def clear() -> None:
     _free.clear()
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype, order: tuple[int, ...] | None = None) -> Tensor:
-    """A tensor on the CPU whose values are not set, contiguous but for its axes' order in memory, if one is given."""
+def empty(
+    shape: tuple[int, ...], dtype: torch.dtype, order: tuple[int, ...] | None = None, beside: Sequence[Tensor] = ()
+) -> Tensor:
+    """A tensor on the CPU whose values are not set.
+
+    Args:
+        shape, dtype: of the tensor.
+        order: of its axes in memory, if it is another.
+        beside: tensors that will be read and written with it. Processors take addresses with the same last twelve bits
+            for the same place, until they know better; so it begins elsewhere in its page than these do in theirs.
+    """
     size = math.prod(shape) * dtype.itemsize
     order = tuple(range(len(shape))) if order is None else order
     if size < SMALL:
         return torch.empty_permuted(shape, order, dtype=dtype, device="cpu")
     # The best fit, if it wastes no more than an eighth.
-    fits = [k for k, block in enumerate(_free) if size <= block.nbytes <= size * 9 // 8 + HUGE]
+    fits = [k for k, block in enumerate(_free) if size + PAGE <= block.nbytes <= size * 9 // 8 + HUGE]
     block = _free.pop(min(fits, key=lambda k: _free[k].nbytes)) if fits else _new_block(size)
-    lease = block[:size].view(_Lease)
+    start = _apart([tensor.data_ptr() for tensor in beside])
+    lease = block[start : start + size].view(_Lease)
     lease.block = block
     strides = [math.prod(shape[a] for a in order[order.index(axis) + 1 :]) for axis in range(len(shape))]
     # Not a view, which could not be written in place where a custom autograd Function returns it.
@@ -58,9 +73,18 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, order: tuple[int, ...] | N
     return fresh.set_(torch.from_numpy(lease).untyped_storage(), 0, shape, strides)
 
 
+def _apart(taken: list[int]) -> int:
+    """Where in a page to begin: as far as can be from where these addresses are in theirs."""
+    if not taken:
+        return next(_turn)
+    places = sorted(t % PAGE for t in taken)
+    width, start = max((b - a, a) for a, b in zip(places, [*places[1:], places[0] + PAGE], strict=True))
+    return (start + width // 2) % PAGE // LINE * LINE
+
+
 def _new_block(size: int) -> np.ndarray:
     # With room for a little more, which takes no memory until it is used.
-    whole = -(-size // HUGE) * HUGE
+    whole = -(-(size + PAGE) // HUGE) * HUGE
     # Private, where it can be said: a process that forks shares nothing with its child, as with all other memory.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     region = mmap.mmap(-1, whole + HUGE, **private)

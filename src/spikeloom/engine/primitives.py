@@ -120,15 +120,26 @@ def call(typingctx: Any, function: Any, table: Any) -> Any:
 
 
 @intrinsic
-def call_row(typingctx: Any, function: Any, first: Any, stop: Any, t: Any, rows: Any) -> Any:
-    """Call the row function at an address for some lanes of a row."""
+def call_row(typingctx: Any, function: Any, first: Any, stop: Any, t: Any, by: Any, count: Any, rows: Any) -> Any:
+    """Call the row function at an address for some lanes of `count` steps t, t + by, ..."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 4)
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 6)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), codegen
+    return types.void(*[types.int64] * 7), codegen
+
+
+@intrinsic
+def fence(typingctx: Any) -> Any:
+    """All that this thread has written can be read by others, whatever way it went."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic

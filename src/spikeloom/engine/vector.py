@@ -15,10 +15,14 @@ from numba.extending import intrinsic
 from . import exponential
 from .graph import COMPARE, Graph, Node
 from .processor import lanes
+from .row_table import ASKED, PAST, STRIDES
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 # Operations for which LLVM has an instruction on vectors.
 NATIVE = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "nearbyint"}
+# Arrays that are as long as time. What will be needed of them is asked for: where each step is on another page, the
+# processor foresees none of it.
+IN_TIME = ("x.", "y", "r.", "g.y", "g.r.", "d.x.")
 ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "fmod": "frem"}
 
 
@@ -54,8 +58,11 @@ class Body:
         value.align = size
         return value
 
-    def store(self, value: Any, address: Any, j: Any) -> None:
-        self.b.store(value, self.pointer(address, j, self.type, self.size)).align = self.size
+    def store(self, value: Any, address: Any, j: Any, past: bool = False) -> None:
+        instruction = self.b.store(value, self.pointer(address, j, self.type, self.size))
+        instruction.align = self.width * self.size if past else self.size
+        if past:
+            instruction.set_metadata("nontemporal", self.b.module.add_metadata([ir.Constant(I32, 1)]))
 
     def pointer(self, address: Any, j: Any, kind: Any, size: int) -> Any:
         if self.width == 1:  # which LLVM, if it saw through this, would make vectors of, at length
@@ -63,6 +70,14 @@ class Body:
         # So that all arrays are reached by one index, where sums of integers would each be counted up.
         start = self.b.inttoptr(address, ir.IntType(8 * size).as_pointer())
         return self.b.bitcast(self.b.gep(start, [j]), kind.as_pointer())
+
+    def prefetch(self, address: Any, j: Any, past: bool) -> None:
+        """Ask for the cache line of lane j, to read, into the first cache (and into no other, if it can be)."""
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        place = self.b.bitcast(self.pointer(address, j, self.type, self.size), byte)
+        self.b.call(function, [place, *(ir.Constant(I32, option) for option in (0, 0 if past else 3, 1))])
 
     def call(self, name: str, *args: Any) -> Any:
         """An LLVM intrinsic on whole vectors."""
@@ -108,54 +123,92 @@ class Body:
 
 
 def row(graph: Graph, names: tuple[str, ...], size: int) -> Callable[..., None]:
-    """A function (first, stop, t, table) that computes a graph for these lanes.
+    """A function (first, stop, t, by, count, table): a graph for these lanes, at `count` steps t, t + by, ...
 
     Args:
         graph: the graph. Outputs named "d.c." are added to what is there, others are stored.
-        names: of the arrays whose addresses `table` holds, in order; after them comes the address of the constants
-            that are passed. "alive" reads 32-bit lengths and is t < length.
+        names: of the arrays whose addresses `table` holds, in order, for the first of the steps; after them comes the
+            address of the constants that are passed. From STRIDES on there are the bytes from step to step of each
+            array, and from ASKED on those from what is computed to what will be needed soon. At PAST it says whether
+            arrays in time are written past the caches, as is best for more than they hold; rows of such an array begin
+            at multiples of 64 bytes. "alive" reads 32-bit lengths and is t < length.
         size: bytes of a number.
     """
     width = lanes(size)
 
-    def emit(builder: Any, first: Any, stop: Any, t: Any, table: Any) -> None:
-        entry = builder.inttoptr(table, I64.as_pointer())
+    def emit(builder: Any, first: Any, stop: Any, t: Any, by: Any, count: Any, table: Any) -> None:
+        table = builder.inttoptr(table, I64.as_pointer())
+
+        def entry(k: int) -> Any:
+            return builder.load(builder.gep(table, [ir.Constant(I64, k)]))
+
         used = {*graph.inputs, *graph.outputs}
-        address = {}
+        start, stride, ahead = {}, {}, {}
         for k, name in enumerate(names):
             if name in used:
                 skipped = builder.mul(first, ir.Constant(I64, 4 if name == "alive" else size))
-                address[name] = builder.add(builder.load(builder.gep(entry, [ir.Constant(I64, k)])), skipped)
-        constants = builder.load(builder.gep(entry, [ir.Constant(I64, len(names))]))
+                start[name], stride[name] = builder.add(entry(k), skipped), entry(STRIDES + k)
+                if name.startswith(IN_TIME):
+                    ahead[name] = entry(ASKED + k)
         n = builder.sub(stop, first)
         whole = builder.sub(n, builder.srem(n, ir.Constant(I64, width)))
-        for w, start, end in ((width, ir.Constant(I64, 0), whole), (1, whole, n)):
+        parts = []
+        for w, begin, end in ((width, ir.Constant(I64, 0), whole), (1, whole, n)):
             body = Body(builder, size, w)
-            fixed = _fixed(body, graph, constants, t)
-            with cgutils.for_range_slice(builder, start, end, ir.Constant(I64, w), I64) as (j, _):
-                _iteration(body, graph, address, fixed, j)
+            parts.append((body, begin, end, _fixed(body, graph, entry(len(names)))))
+        with cgutils.for_range(builder, count, intp=I64) as loop:
+            step = builder.trunc(builder.add(t, builder.mul(loop.index, by)), I32)
+            address = {name: builder.add(start[name], builder.mul(loop.index, stride[name])) for name in start}
+            asked = {name: builder.add(address[name], ahead[name]) for name in ahead}
+            past = builder.icmp_signed("!=", entry(PAST), ir.Constant(I64, 0))
+            for body, *ends, fixed in parts:
+                given = body, graph, address, asked, fixed | {"t": body.splat(step)}, *ends
+                if body.width > 1 and any(name.startswith(IN_TIME) for name in graph.outputs):
+                    with builder.if_else(past) as (big, small):
+                        with big:
+                            _row(*given, True)
+                        with small:
+                            _row(*given, False)
+                else:
+                    _row(*given, body.width > 1)
 
     @intrinsic
-    def function(typingctx: Any, first: Any, stop: Any, t: Any, table: Any) -> Any:
+    def function(typingctx: Any, first: Any, stop: Any, t: Any, by: Any, count: Any, table: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             emit(builder, *args)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 4), codegen
+        return types.void(*[types.int64] * 6), codegen
 
     return function
 
 
-def _fixed(body: Body, graph: Graph, constants: Any, t: Any) -> dict[Any, Any]:
-    """What is the same for all lanes."""
+def _fixed(body: Body, graph: Graph, constants: Any) -> dict[Any, Any]:
+    """What is the same for all lanes and steps."""
     single = Body(body.b, body.size, 1)
     numbers = [node.args[0] for node in graph.nodes if node.op == "number"]
-    fixed: dict[Any, Any] = {k: body.splat(single.load(constants, ir.Constant(I64, k))) for k in numbers}
-    fixed["t"] = body.splat(body.b.trunc(t, I32))
-    return fixed
+    return {k: body.splat(single.load(constants, ir.Constant(I64, k))) for k in numbers}
 
 
-def _iteration(body: Body, graph: Graph, address: dict[str, Any], fixed: dict[Any, Any], j: Any) -> None:
+def _row(
+    body: Body,
+    graph: Graph,
+    address: dict[str, Any],
+    asked: dict[str, Any],
+    fixed: dict[Any, Any],
+    begin: Any,
+    end: Any,
+    past: bool,
+) -> None:
+    """Lanes begin .. end of one step."""
+    with cgutils.for_range_slice(body.b, begin, end, ir.Constant(I64, body.width), I64) as (j, _):
+        for name, place in asked.items() if body.width > 1 else ():
+            if not past or name in graph.inputs:
+                body.prefetch(place, j, past)
+        _iteration(body, graph, address, fixed, j, past)
+
+
+def _iteration(body: Body, graph: Graph, address: dict[str, Any], fixed: dict[Any, Any], j: Any, past: bool) -> None:
     values: list[Any] = []
     for node in graph.nodes:
         if node.op == "const":
@@ -172,4 +225,4 @@ def _iteration(body: Body, graph: Graph, address: dict[str, Any], fixed: dict[An
         value = values[result]
         if name.startswith("d.c."):
             value = body.b.fadd(body.load(address[name], j), value)
-        body.store(value, address[name], j)
+        body.store(value, address[name], j, past and name.startswith(IN_TIME))
