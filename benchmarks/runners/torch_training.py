@@ -77,7 +77,7 @@ class TorchSystem:
 
     def input(self, x: np.ndarray) -> Any:
         """An input [T, B, *N] as the system takes it."""
-        tensor = torch.from_numpy(np.ascontiguousarray(x))
+        tensor = torch.tensor(x)  # in memory of torch's own, as a DataLoader gives it
         return tensor.transpose(0, 1).contiguous() if self.time_axis else tensor
 
     def stages(self, case: Case) -> list[nn.Module]:
