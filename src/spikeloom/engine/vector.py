@@ -161,8 +161,8 @@ def row(graph: Graph, names: tuple[str, ...], size: int) -> Callable[..., None]:
             address = {name: builder.add(start[name], builder.mul(loop.index, stride[name])) for name in start}
             asked = {name: builder.add(address[name], ahead[name]) for name in ahead}
             past = builder.icmp_signed("!=", entry(PAST), ir.Constant(I64, 0))
-            for body, *ends, fixed in parts:
-                given = body, graph, address, asked, fixed | {"t": body.splat(step)}, *ends
+            for body, begin, end, fixed in parts:
+                given = body, graph, address, asked, fixed | {"t": body.splat(step)}, begin, end
                 if body.width > 1 and any(name.startswith(IN_TIME) for name in graph.outputs):
                     with builder.if_else(past) as (big, small):
                         with big:
