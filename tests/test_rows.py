@@ -40,9 +40,9 @@ def test_every_neuron_past_the_caches(name, dtype, calls, monkeypatch):
 
 @pytest.mark.parametrize("past", [False, True])
 @pytest.mark.parametrize("steps", [1, 7, 8, 9, 40])
-@pytest.mark.parametrize(("batch", "neurons"), [(1, 1), (5, 13), (3, 43), (2, 128), (9, 115), (5, 1040)])
+@pytest.mark.parametrize(("batch", "neurons"), [(1, 1), (5, 13), (3, 43), (2, 128), (9, 115), (5, 1040), (9, 1100)])
 def test_pieces_of_any_size(steps, batch, neurons, past, calls, monkeypatch):
-    """Around the limits of a vector (16), a piece (128 lanes) and a block (4096), of a chunk of steps (8)."""
+    """Around the limits of a vector (16), a piece (128 lanes, or 256) and a block, of a chunk of steps (8)."""
     monkeypatch.setattr(cpu, "PAST", 0 if past else 1 << 40)
     subject = sl.Layer(None, make("CubaLIF", neurons, learn=learned("CubaLIF")))
     compare(subject, current(steps, batch, neurons), tolerance=4e-6)

@@ -19,13 +19,14 @@ FIELDS = (
     *("next", "slot", "size", "steps", "lanes", "neurons", "every", "block", "groups", "per", "scratch", "room"),
     *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
     *("wanted_ports", "wanted", "fed", "fed_gradient", "feed", "send_back", "recurrent", "step", "replay", "pitch"),
-    *("span", "past"),
+    *("span", "past", "piece"),
 )
 RECURRENT_FIELDS = ("pitch", "neurons", "size", "weight", "vectors", "width", "tile", "bias", "back")
 NONE = (0,) * len(FIELDS)
 ZEROS = {dtype: torch.zeros((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
 SPARE = 4  # rows that a recurrent layer needs beside the others
 SPAN = 8  # steps of a call where no state is kept
+PIECE = 512  # bytes of a row that a call computes, and twice as many of a long one
 PAST = 1 << 23  # bytes of results from which on they are written past the caches
 # Samples of a recurrent layer that a thread takes at a time, at least: each row of weights serves them all.
 SAMPLES = 16
@@ -258,6 +259,8 @@ class Call:
             share = -(-self.layout.batch // torch.get_num_threads())
             self.block = max(1, min(samples, share)) * self.layout.neurons
         self.header |= {"block": self.block, "span": (self.header["every"] or SPAN) if self.steady else 1}
+        long = self.steady and self.block * self.size >= 16 * PIECE
+        self.header["piece"] = PIECE * (1 + long) // self.size
         lines = all(w.data_ptr() % 64 == 0 for w in written) and self.layout.lanes * self.size % 64 == 0
         self.header["past"] = self.steady and lines and sum(w.nbytes for w in written) >= PAST
 

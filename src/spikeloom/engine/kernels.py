@@ -23,18 +23,18 @@ FIELDS = (
     *("next", "slot", "size", "steps", "lanes", "neurons", "every", "block", "groups", "per", "scratch", "room"),
     *("constants", "replay_constants", "kept", "lengths", "parts", "coefficients", "states", "ports", "records"),
     *("wanted_ports", "wanted", "fed", "fed_gradient", "feed", "send_back", "recurrent", "step", "replay", "pitch"),
-    *("span", "past"),
+    *("span", "past", "piece"),
 )
 COUNT = len(FIELDS)
 NEXT, SLOT, SIZE, STEPS, LANES, NEURONS, EVERY, BLOCK, GROUPS, PER, SCRATCH, ROOM = range(12)
 CONSTANTS, REPLAY_CONSTANTS, KEPT, LENGTHS, PARTS, COEFFICIENTS, STATES, PORTS, RECORDS = range(12, 21)
-WANTED_PORTS, WANTED, FED, FED_GRADIENT, FEED, SEND_BACK, RECURRENT, STEP, REPLAY, PITCH, SPAN, PAST = range(21, 33)
+WANTED_PORTS, WANTED, FED, FED_GRADIENT, FEED, SEND_BACK, RECURRENT, STEP, REPLAY, PITCH = range(21, 31)
+SPAN, PAST, PIECE = range(31, 34)
 # After them the arrays, each of four numbers: address, bytes from step to step, bytes from sample to sample, and 1
 # where a sample's neurons follow each other, 0 where they share one number.
 ENTRY = 32
 STRIDES, ASKED = row_table.STRIDES, row_table.ASKED
 ROWS = 8 * row_table.LENGTH  # bytes of a table of rows, of which a thread has two, and a third for recurrent_kernels.py
-PIECE = 512  # bytes of a row that a call computes
 load, store, copy = p.load, p.store, p.copy
 
 
@@ -71,7 +71,7 @@ def put_place(table, rows, r, k, t, by, lo, place):
     source = table + 8 * COUNT + ENTRY * k
     stride = by * load(source, 1)
     put(rows, r, place, stride)
-    ahead = PIECE
+    ahead = load(table, PIECE) * load(table, SIZE)
     if load(table, SPAN) == 1:  # the next step's, where they are before they are copied to such a place
         ahead = load(source, 0) + t * load(source, 1) + stride + lo * load(source, 3) * load(table, SIZE) - place
     store(rows, ASKED + r, ahead)
@@ -148,7 +148,7 @@ def forward(table):
     steps, lanes, every, block = load(table, STEPS), load(table, LANES), load(table, EVERY), load(table, BLOCK)
     states, ports, outputs = load(table, STATES), load(table, PORTS), 1 + load(table, RECORDS)
     pitch, size, kept, fed = load(table, PITCH), load(table, SIZE), load(table, KEPT), load(table, FED)
-    span, piece = load(table, SPAN), PIECE // size
+    span, piece = load(table, SPAN), load(table, PIECE)
     rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
     asked = rows + 2 * ROWS
     store(rows, row_table.PAST, load(table, PAST))
@@ -203,8 +203,8 @@ def replay_chunk(table, rows, x, y, first, count, lo, n, z, back, work, spare):
             input_rows(table, rows, x, first + i, 1, lo, n, work, back + i * pitch)
             for k in range(2 * states):
                 put(rows, ports + k, z + (i * states + k) * pitch, 0)
-            for m in range(0, n, PIECE // size):
-                p.call_row(load(table, REPLAY), m, min(m + PIECE // size, n), first + i, 1, 1, rows)
+            for m in range(0, n, load(table, PIECE)):
+                p.call_row(load(table, REPLAY), m, min(m + load(table, PIECE), n), first + i, 1, 1, rows)
 
 
 @p.inner
@@ -257,7 +257,7 @@ def backward(table):
     states, ports, outputs = load(table, STATES), load(table, PORTS), 1 + load(table, RECORDS)
     pitch, size, count = load(table, PITCH), load(table, SIZE), load(table, COEFFICIENTS)
     wanted, wanted_ports = load(table, WANTED), load(table, WANTED_PORTS)
-    span, piece = load(table, SPAN), PIECE // size
+    span, piece = load(table, SPAN), load(table, PIECE)
     held = pitch if span == 1 else min(piece, block) * size + 64
     rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
     replay, asked = rows + ROWS, rows + 2 * ROWS
