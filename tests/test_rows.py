@@ -118,3 +118,19 @@ def test_large_results_are_what_small_ones_are(calls):
     assert (8, True) in calls
     parts = torch.cat([sl.run(net, part).output for part in x.split(2, 1)], 1)
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3, 4), (0, 1, 3, 4, 2), (1, 0, 4, 2, 3)])
+@pytest.mark.parametrize("one", [False, True])
+def test_hooks_may_lay_saved_tensors_out_in_another_order(axes, one):
+    """To save a tensor elsewhere and fetch it may cost its strides, and the states that are kept have its order."""
+    x = torch.randn(19, 5, 4, 6, 8)
+    x = x.permute(axes).contiguous().permute(*(axes.index(k) for k in range(5)))
+    x = x[:, :, :, :1].expand_as(x) if one else x
+    subject, weights, found = sl.Layer(None, sl.LIF((4, 6, 8), v_th=0.6)), torch.randn(x.shape), []
+    for lay in (lambda t: t, lambda t: t.contiguous(), lambda t: t.mT.contiguous().mT if t.dim() == 5 else t):
+        leaf = x.detach().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lay):
+            out = sl.run(subject, leaf, engine="cpu").output
+        found.append(torch.autograd.grad(out, leaf, weights)[0])
+    assert found[0].any() and torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

@@ -104,6 +104,7 @@ def _fake_backward(key, keep, fed, ports, wanted, coefficients, inputs, kept, gr
 def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
     key, keep, fed, coefficients, states, given, lengths, weight, bias, last, output_dtype = inputs
     ctx.options = key, keep, fed, output_dtype, len(coefficients), len(states), len(given)
+    ctx.strides = given[0].stride()
     ctx.set_materialize_grads(False)
     # A recurrent layer's output is what its connection was fed.
     fed_back = (weight, bias, last, output[0]) if fed >= 0 else (None, None, None, None)
@@ -121,6 +122,8 @@ def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tupl
     saved = list(ctx.saved_tensors)
     coefficients, states, inputs = ([saved.pop(0) for _ in range(n)] for n in counts)
     lengths, weight, bias, last, y, kept = saved
+    # States were kept in the order that this input had in memory.
+    inputs[0], kept = _laid_out(inputs[0], ctx.strides), kept.contiguous()
     arriving = list(gradients[:-1])
     if torch.is_grad_enabled():
         tensors = (coefficients, states, inputs, weight, bias, last)
@@ -145,6 +148,18 @@ def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tupl
     if fed >= 0:
         d_weight, d_bias, d_last = _feedback_gradients(d_inputs[fed], y, last, weight, [needs[k] for k in (7, 8, 9)])
     return None, None, None, d_coefficients, d_states, d_inputs, None, d_weight, d_bias, d_last, None
+
+
+def _laid_out(x: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """A tensor with the strides that it had when it was saved: hooks on saved tensors may hand out another."""
+    if x.stride() == strides:
+        return x
+    once = x
+    for axis, stride in enumerate(strides):
+        if stride == 0 and x.shape[axis] > 1:
+            once = once.narrow(axis, 0, 1)
+    fresh = torch.empty_strided(once.shape, strides, dtype=x.dtype, device=x.device)
+    return fresh.copy_(once).expand(x.shape)
 
 
 class _Loop(torch.autograd.Function):
