@@ -1,5 +1,6 @@
 """The fused CPU engine: a whole loop over time in one compiled kernel, forward and backward."""
 
+import functools
 import math
 from array import array
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ def forward(
         fed: which port receives the last output by way of `weight` [N, N] (to, from) and `bias` [N]; -1: none.
         last: output before the first step [B, *N].
     """
-    layout = Layout(inputs[0])
+    layout = layout_of(inputs[0].shape, inputs[0].stride())
     steps, total, count = layout.steps, layout.lanes, len(program.states)
     y, *records = layout.empty_rows(program.dtype, 1 + len(program.records), inputs)
     finals = [layout.empty_row(program.dtype) for _ in states]
@@ -91,7 +92,7 @@ def backward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The transpose of `forward`: gradients of the wanted ports, of the first states, and of the wanted coefficients
     ([*N] each, in double precision)."""
-    layout = Layout(inputs[0])
+    layout = layout_of(inputs[0].shape, inputs[0].stride())
     total, neurons = layout.lanes, layout.neurons
     read = [x for x in (*inputs, g_y, *g_records) if x is not None]
     d_inputs = layout.empty_rows(program.dtype, len(wanted.ports), read)
@@ -129,9 +130,9 @@ class Layout:
     """How [T, B, *N] lies in memory: where all samples' neurons follow each other in an order other than that of the
     axes (channels last, say), kernels take them in that order."""
 
-    def __init__(self, x: Tensor):
-        self.steps, self.batch, *shape = x.shape
-        self.shape, strides = tuple(shape), x.stride()[2:]
+    def __init__(self, sizes: tuple[int, ...], strides: tuple[int, ...]):
+        self.steps, self.batch, *shape = sizes
+        self.shape, strides = tuple(shape), strides[2:]
         self.neurons = math.prod(shape)
         self.lanes = self.batch * self.neurons
         self.order = list(range(len(shape)))
@@ -173,6 +174,9 @@ class Layout:
             return flat
         back = [self.order.index(k) for k in range(len(self.order))]
         return flat.reshape(self.ordered).permute(*back) if back else flat.reshape(())
+
+
+layout_of = functools.lru_cache(maxsize=256)(Layout)
 
 
 class Call:
@@ -273,8 +277,10 @@ class Call:
         space = threads.scratch(room * count + 64)
         start = -(-space.data_ptr() // 64) * 64
         self.header |= {"pitch": pitch, "scratch": start, "room": room}
-        recurrent = array("q", [{"pitch": pitch, **self.recurrent}.get(name, 0) for name in RECURRENT_FIELDS])
-        self.header["recurrent"] = recurrent.buffer_info()[0]
+        if self.recurrent:
+            self.recurrent["pitch"] = pitch
+            recurrent = array("q", [self.recurrent.get(name, 0) for name in RECURRENT_FIELDS])
+            self.header["recurrent"] = recurrent.buffer_info()[0]
         table = array("q", [*map(self.header.get, FIELDS, NONE), *self.entries])
         threads.run(kernel("kernels", loop), table.buffer_info()[0], count)
 

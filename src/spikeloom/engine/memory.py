@@ -58,6 +58,8 @@ def empty(
             for the same place, until they know better; so it begins elsewhere in its page than these do in theirs.
     """
     size = math.prod(shape) * dtype.itemsize
+    if size < SMALL and order is None:
+        return torch.empty(shape, dtype=dtype, device="cpu")
     order = tuple(range(len(shape))) if order is None else order
     if size < SMALL:
         return torch.empty_permuted(shape, order, dtype=dtype, device="cpu")
