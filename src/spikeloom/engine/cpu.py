@@ -31,8 +31,8 @@ PIECE = 512  # bytes of a row that a call computes, and twice as many of a long 
 PAST = 1 << 23  # bytes of results from which on they are written past the caches
 # Samples of a recurrent layer that a thread takes at a time, at least: each row of weights serves them all.
 SAMPLES = 16
-# Lanes that a thread takes at a time, at most: their states and what is recomputed of them stay in its own caches, and
-# what they read of a row is long enough for the processor to foresee the rest.
+# Lanes that a thread takes at a time, at most: their states, and where steps are taken one by one what is recomputed of
+# them, stay in its own caches.
 BLOCK_BYTES, BLOCK_LANES = 65536, 4096
 
 

@@ -262,7 +262,6 @@ def backward(table):
     rows = load(table, SCRATCH) + p.take(table + 8 * SLOT) * load(table, ROOM)
     replay, asked = rows + ROWS, rows + 2 * ROWS
     store(rows, row_table.PAST, load(table, PAST))
-    store(replay, row_table.PAST, load(table, PAST))
     # In the replay's table: ports, states before, states after, coefficients, lengths, constants. In the transpose's:
     # ports, gradient of the output, of the records, states, gradients of the states (in, and the same out), gradients
     # of the ports, of the coefficients, then coefficients, lengths, constants.
@@ -305,14 +304,14 @@ def backward(table):
                 last = min(every, steps - first)
                 if span == 1:
                     replay_chunk(table, replay, x, y, first, last, lo, n, z, back, work, spare)
-                else:
+                else:  # of each piece, just before it is needed
                     input_rows(table, replay, x, first, 1, lo, n, work, 0)
                 for i in range(last - 1, -1, -span):
                     # After the first step of a chunk comes the first of the one before.
                     by = -every if span == 1 and i == 0 else -1
                     input_rows(table, rows, x, first + i, by, lo, n, work, back + i * pitch)
                     arriving(table, rows, asked, g, d, first + i, lo, n, work + ports * pitch)
-                    for k in range(states):
+                    for k in range(states if span == 1 else 0):
                         put(rows, z_row + k, z + (i * states + k) * pitch, 0)
                     for k in range(wanted_ports):
                         put_row(table, rows, dx_row + k, d + k, first + i, -1, lo, n, 0)

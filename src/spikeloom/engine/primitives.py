@@ -8,6 +8,7 @@ from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from . import vector
 from .processor import lanes
 from .vector import I64, Body
 
@@ -147,12 +148,8 @@ def prefetch(typingctx: Any, address: Any, size: Any) -> Any:
     """Ask for `size` bytes, which will be needed soon, cache line by cache line."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte, word = ir.IntType(8), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        options = [ir.Constant(word, v) for v in (0, 3, 1)]  # to read, into the first cache, data
         with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[1], ir.Constant(I64, 64), I64) as (j, _):
-            builder.call(function, [_address(builder, builder.add(args[0], j), byte), *options])
+            vector.prefetch(builder, _address(builder, builder.add(args[0], j), ir.IntType(8)))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen

@@ -30,6 +30,15 @@ def float_type(size: int) -> ir.Type:
     return ir.FloatType() if size == 4 else ir.DoubleType()
 
 
+def prefetch(builder: Any, place: Any, past: bool = False) -> None:
+    """Ask for the cache line that a pointer points to, to read, into the first cache (and no other, if it can be)."""
+    byte = ir.IntType(8).as_pointer()
+    function_type = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+    options = [ir.Constant(I32, option) for option in (0, 0 if past else 3, 1)]
+    builder.call(function, [builder.bitcast(place, byte), *options])
+
+
 class Body:
     """Emits one iteration over `width` lanes (1: a scalar)."""
 
@@ -72,12 +81,8 @@ class Body:
         return self.b.bitcast(self.b.gep(start, [j]), kind.as_pointer())
 
     def prefetch(self, address: Any, j: Any, past: bool) -> None:
-        """Ask for the cache line of lane j, to read, into the first cache (and into no other, if it can be)."""
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
-        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
-        place = self.b.bitcast(self.pointer(address, j, self.type, self.size), byte)
-        self.b.call(function, [place, *(ir.Constant(I32, option) for option in (0, 0 if past else 3, 1))])
+        """Ask for the cache line of lane j."""
+        prefetch(self.b, self.pointer(address, j, self.type, self.size), past)
 
     def call(self, name: str, *args: Any) -> Any:
         """An LLVM intrinsic on whole vectors."""
