@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import queue
@@ -74,7 +75,13 @@ def parity(case: tuple[str, dict[str, Any], int]) -> tuple[str, str, float]:
     rounding = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(given.get("input_dtype", torch.float32), 5e-4)
     try:
         case = Case(**given, device="cuda")
-        compare(case, gpu, min(every, gpu.every(case.steps, case.program)), rtol=rounding, atol=rounding / 5)
+        compare(
+            case,
+            gpu,
+            min(every, gpu.every(case.steps, math.prod((case.batch, *case.shape)), case.program)),
+            rtol=rounding,
+            atol=rounding / 5,
+        )
     except Exception as error:
         return title, f"{type(error).__name__}: {error}"[:500], time.perf_counter() - start
     return title, "", time.perf_counter() - start

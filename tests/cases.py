@@ -147,6 +147,7 @@ class Case:
                 every,
                 self.limits,
                 coefficients,
+                [getattr(self.state, n) for n in p.states],
                 [(self.inputs | self.noise)[n] for n in p.ports],
                 kept,
                 arriving[0],

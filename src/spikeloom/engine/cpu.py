@@ -78,6 +78,7 @@ def backward(
     keep: int,
     lengths: Tensor | None,
     coefficients: Sequence[Tensor],
+    states: Sequence[Tensor],
     inputs: Sequence[Tensor],
     kept: Tensor,
     g_y: Tensor | None,
@@ -91,7 +92,7 @@ def backward(
     last: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The transpose of `forward`: gradients of the wanted ports, of the first states, and of the wanted coefficients
-    ([*N] each, in double precision)."""
+    ([*N] each, in double precision). Of the states, `kept` holds all that is needed."""
     layout = layout_of(inputs[0].shape, inputs[0].stride())
     total, neurons = layout.lanes, layout.neurons
     read = [x for x in (*inputs, g_y, *g_records) if x is not None]

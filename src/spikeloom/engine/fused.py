@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 import sys
 from typing import Any
 
@@ -105,7 +106,7 @@ def _whole(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge)
         last = state.feedback.to(loop.dtype)
     tensors = (*coefficients, *states, *inputs, weight, bias, last)
     learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    keep = (gpu.every(steps, program) if on_gpu else every(len(states))) if learning else 0
+    keep = (gpu.every(steps, math.prod(loop.shape), program) if on_gpu else every(len(states))) if learning else 0
     found = fused_loop(program.key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last, output_dtype)
     y, *rest = found
     recorded = dict(zip(program.records, rest, strict=False))

@@ -4,7 +4,8 @@ Recurrent layers are `recurrent`'s.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,19 +14,22 @@ from . import gpu_recurrent
 from .generated import Wanted
 from .gpu_call import Call
 from .program import Program
-from .triton_kernel import Source
+from .triton_kernel import Lie, Source
 from .triton_module import BLOCK
 from .triton_source import backward_source, forward_source
 
 # Operations of a transpose, and how many steps of one that has more are written out: compilers take the square of it.
-LONG = ((256, 1), (128, 2), (64, 4))
+LONG = ((256, 1), (128, 2), (64, 4), (32, 8))
+# Lanes from which on there are enough of them at work to hide the memory's latency with 8 steps written out. Fewer take
+# 16, and have a thread for each; more have one for two, where they lie in memory one after the other.
+MANY, TOGETHER = 1 << 16, 2
 
 
-def every(steps: int, program: Program) -> int:
+def every(steps: int, lanes: int, program: Program) -> int:
     """Steps between kept states, which are the steps of a chunk: a few kernels serve passes of all lengths."""
     size = len(program.backward.nodes)
-    most = next((count for nodes, count in LONG if size > nodes), 8)
-    return 1 if steps == 1 else min(most, 4 if steps <= 4 else 8)
+    most = next((count for nodes, count in LONG if size > nodes), 16 if lanes < MANY else 8)
+    return 1 if steps == 1 else min(most, 4 if steps <= 4 else 8 if steps <= 8 else 16)
 
 
 def forward(
@@ -53,8 +57,8 @@ def forward(
         output_dtype: of the output (default: the program's).
 
     Returns:
-        Output [T, B, *N], final states [B, *N], records [T, B, *N], and the states kept, [ceil(T / keep), S, B N]; of a
-        recurrent layer what `gpu_recurrent` keeps.
+        Output [T, B, *N], final states [B, *N], records [T, B, *N], and the states kept before all chunks of `keep`
+        steps but the first, [ceil(T / keep) - 1, S, B N]; of a recurrent layer what `gpu_recurrent` keeps.
     """
     call = Call(program, lengths, coefficients, inputs, ordered=fed >= 0)
     call.give("z", program.states, states)
@@ -62,9 +66,11 @@ def forward(
     if fed >= 0:
         assert weight is not None and last is not None
         return y, finals, records, gpu_recurrent.forward(call, program, keep, fed, weight, bias, last)
-    count = -(-call.steps // keep) if keep else 0
+    count = max(0, -(-call.steps // keep) - 1) if keep else 0
     kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), **call.like)
-    call.run(_source(program, keep or every(call.steps, program), None), constants=(bool(keep), BLOCK))
+    each = keep or every(call.steps, call.lanes, program)
+    chunk = each if call.lanes >= MANY or call.steps <= each else min(16, 2 * each)
+    _run(call, _forward_source, program, chunk, each, constants=(bool(keep),))
     return y, finals, records, kept
 
 
@@ -73,6 +79,7 @@ def backward(
     keep: int,
     lengths: Tensor | None,
     coefficients: Sequence[Tensor],
+    states: Sequence[Tensor],
     inputs: Sequence[Tensor],
     kept: Tensor,
     g_y: Tensor | None,
@@ -86,22 +93,34 @@ def backward(
     """Gradients of the wanted ports [T, B, *N], of all states [B, *N] and of the wanted coefficients [*N].
 
     Args:
-        keep, lengths, coefficients, inputs: as in `forward`.   kept: what it kept.
+        keep, lengths, coefficients, states, inputs: as in `forward`.   kept: what it kept.
         g_y, g_finals, g_records: gradients that arrive, of any strides, or None for zero.
     """
     call = Call(program, lengths, coefficients, inputs, ordered=fed >= 0)
     call.arriving(program, g_y, g_finals, g_records)
+    call.give("z", program.states, states)
     call.given["kept"] = kept
     d_inputs, d_states, partial = call.gradients(program, inputs, wanted)
     if fed >= 0:
         assert weight is not None
         gpu_recurrent.backward(call, program, keep, wanted, fed, weight)
     else:
-        call.run(_source(program, keep, wanted), constants=(BLOCK,))
+        _run(call, _backward_source, program, keep, wanted)
     # A sum for each lane; torch adds up the batch, always in the same order.
     return d_inputs, d_states, [p.sum(0) for p in partial]
 
 
+def _run(call: Call, source: Callable[..., Source], *given: Any, constants: Any = ()) -> None:
+    """Run a kernel in the form that suits how its tensors lie."""
+    lie = call.lie() if call.lanes >= MANY else None
+    call.run(source(*given, lie), constants=(*constants, BLOCK if lie is None else TOGETHER * BLOCK))
+
+
 @functools.cache
-def _source(program: Program, chunk: int, wanted: Wanted | None) -> Source:
-    return forward_source(program, chunk) if wanted is None else backward_source(program, chunk, wanted)
+def _forward_source(program: Program, chunk: int, every: int, lie: tuple[tuple[str, Lie], ...] | None) -> Source:
+    return forward_source(program, chunk, every, lie and dict(lie))
+
+
+@functools.cache
+def _backward_source(program: Program, chunk: int, wanted: Wanted, lie: tuple[tuple[str, Lie], ...] | None) -> Source:
+    return backward_source(program, chunk, wanted, lie and dict(lie))

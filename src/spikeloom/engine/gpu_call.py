@@ -12,8 +12,11 @@ from ..capture import capturing
 from .generated import Wanted
 from .layout import arrange, dense_strides, order_of
 from .program import Program
-from .triton_kernel import Source
+from .triton_kernel import Lie, Source
 from .triton_module import BLOCK, WARPS, prepare
+
+# How the names of tensors begin that are read: those in time, and others.
+TIMED, STILL = ("x_", "g_"), ("c_", "z_", "h_")
 
 
 class Call:
@@ -88,6 +91,15 @@ class Call:
         d_states = [self.new(f"d_z_{n}", False, self.dtype) for n in program.states]
         return d_inputs, d_states, [self.new(f"d_c_{n}", False, self.dtype) for n in wanted.coefficients]
 
+    def lie(self) -> tuple[tuple[str, Lie], ...] | None:
+        """How the lanes lie of the tensors that are read; None where one of those in time does not lie so."""
+        if self.lanes % 16:
+            return None
+        found = {name: _lie(t, self.shape, self.strides, name.startswith(TIMED)) for name, t in self.given.items()}
+        if any(kind is None for name, kind in found.items() if name.startswith(TIMED)):
+            return None
+        return tuple((n, kind) for n, kind in found.items() if kind is not None and n.startswith((*TIMED, *STILL)))
+
     def prepare(
         self,
         source: Source,
@@ -97,20 +109,26 @@ class Call:
         warps: int = WARPS,
     ) -> Callable[..., None]:
         """A kernel as a function of what `source` names besides sizes; `grid` and `sizes` are those of its form."""
-        count = len(source.timed)
-        strided, where = arrange(self.shape, self.order, [self.given[n] for n in (*source.timed, *source.still)])
-        tensors = [
-            numbers(source.constants, self.dtype, self.device),
-            *strided,
-            *[self.given[n] for n in (*source.dense, *source.whole)],
-        ]
-        wide = (self.lanes, *[t.stride(0) for t in strided[:count]], *where.strides)
-        launch = prepare(source.text, grid or (-(-self.lanes // BLOCK), 1, 1), tensors, wide, constants, warps)
+        tensors = {n: self.given[n] for n in (*source.timed, *source.still, *source.dense, *source.whole)}
+        strided, where = arrange(self.shape, self.order, [tensors[n] for n in source.apart])
+        tensors |= dict(zip(source.apart, strided, strict=True))
+        steps = [tensors[n].stride(0) for n in source.timed]
+        wide, known = (*steps, *where.strides), numbers(source.constants, self.dtype, self.device)
+        grid = grid or (-(-self.lanes // int(constants[-1])), 1, 1)
+        launch = prepare(source.text, grid, (known, *tensors.values()), wide, constants, warps)
         return functools.partial(launch, self.steps, self.lanes, where.middle, where.inner, *sizes)
 
     def run(self, source: Source, *sizes: int, **more: Any) -> None:
         if self.lanes:
             self.prepare(source, *sizes, **more)()
+
+
+def _lie(tensor: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], timed: bool) -> Lie | None:
+    sizes, own = tensor.shape[timed:], tensor.stride()[timed:]
+    if all(step == 0 or size == 1 for size, step in zip(sizes, own, strict=True)):
+        return Lie.SINGLE
+    dense = sizes == shape and all(s == d or n == 1 for n, s, d in zip(shape, own, strides, strict=True))
+    return Lie.LINED if dense and not (tensor.data_ptr() % 16 or (timed and tensor.stride(0) % 16)) else None
 
 
 @functools.cache

@@ -27,9 +27,9 @@ LIBRARY.define(
     "Tensor? weight, Tensor? bias, Tensor? last, ScalarType output_dtype) -> Tensor[]"
 )
 LIBRARY.define(
-    "loop_backward(str key, int keep, int fed, int[] ports, int[] wanted, Tensor[] coefficients, Tensor[] inputs, "
-    "Tensor kept, Tensor?[] gradients, Tensor? lengths, Tensor? weight, Tensor? bias, Tensor? y, Tensor? last) "
-    "-> Tensor[]"
+    "loop_backward(str key, int keep, int fed, int[] ports, int[] wanted, Tensor[] coefficients, Tensor[] states, "
+    "Tensor[] inputs, Tensor kept, Tensor?[] gradients, Tensor? lengths, Tensor? weight, Tensor? bias, Tensor? y, "
+    "Tensor? last) -> Tensor[]"
 )
 
 
@@ -58,6 +58,8 @@ def _fake_loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bi
     finals = [torch.empty_like(x[0], dtype=program.dtype) for _ in states] if len(x) else [z.clone() for z in states]
     count, lanes = (x.shape[0] + keep - 1) // keep if keep else 0, x[0].numel()
     kept: tuple[Any, ...] = (count, len(states), lanes)
+    if x.device.type == "cuda":
+        kept = (max(0, count - 1), len(states), lanes)
     if fed >= 0 and x.device.type == "cuda":
         kept = (count * len(states) + (x.shape[0] if keep else 0), lanes)
     return [*rows, *finals, x.new_empty(kept, dtype=program.dtype)]
@@ -70,6 +72,7 @@ def _loop_backward(
     ports: Sequence[int],
     wanted: Sequence[int],
     coefficients: Sequence[Tensor],
+    states: Sequence[Tensor],
     inputs: Sequence[Tensor],
     kept: Tensor,
     gradients: Sequence[Tensor | None],
@@ -84,7 +87,7 @@ def _loop_backward(
     records = len(program.records)
     names = Wanted(tuple(program.ports[k] for k in ports), tuple(program.coefficients[k] for k in wanted))
     d_inputs, d_states, d_coefficients = BACKENDS[inputs[0].device.type].backward(
-        *(program, keep, lengths, coefficients, inputs, kept),
+        *(program, keep, lengths, coefficients, states, inputs, kept),
         *(gradients[0], gradients[1 + records :], gradients[1 : 1 + records], names, fed, weight, bias, y, last),
     )
     pairs = [(d, coefficients[k].shape) for d, k in zip(d_coefficients, wanted, strict=True)]
@@ -93,7 +96,7 @@ def _loop_backward(
     return [*d_inputs, *d_states, *(s.to(program.dtype, copy=True) for s in summed)]
 
 
-def _fake_backward(key, keep, fed, ports, wanted, coefficients, inputs, kept, gradients, *_):  # type: ignore[no-untyped-def]
+def _fake_backward(key, keep, fed, ports, wanted, coefficients, states, inputs, *_):  # type: ignore[no-untyped-def]
     program = PROGRAMS[key]
     row = inputs[0][0]
     found = [torch.empty_like(inputs[k]) for k in ports]
@@ -133,7 +136,8 @@ def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tupl
     wanted = [k for k in asked if k not in idle]
     ports = [k for k in range(counts[2]) if needs[5][k] or k == fed]
     found = (loop_backward if observed() else _loop_backward)(
-        *(key, keep, fed, ports, wanted, coefficients, inputs, kept, arriving, lengths, weight, bias, y, last)
+        *(key, keep, fed, ports, wanted, coefficients, states, inputs, kept, arriving),
+        *(lengths, weight, bias, y, last),
     )
     d_inputs: list[Any] = [None] * counts[2]
     d_coefficients: list[Any] = [None] * counts[0]

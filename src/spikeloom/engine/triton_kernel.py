@@ -1,11 +1,14 @@
 """What Triton kernels of a time loop are made of: arguments, lanes, reads. Text in, text out.
 
-Sizes, strides and constants are arguments, so that others compile nothing.
+Sizes, strides and constants are arguments, so that others compile nothing. Where there are many lanes, one after the
+other in memory, the compiler is told that much: it then moves two lanes of a thread at once, which halves what the GPU
+has to do for each.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from .program import Program
 from .triton_writer import Writer
@@ -25,9 +28,11 @@ class Source:
     Attributes:
         text: a module with one function, `kernel`.
         constants: numbers of the graphs that are an argument.
-        timed, still: names of the tensors with strides of their own, [T, B, *N] and [B, *N].
-        dense: names of those in the order of the lanes.
+        timed, still: names of the tensors that are read, [T, B, *N] and [B, *N].
+        dense: names of those that are written, in the order of the lanes.
         whole: names of those that the kernel finds its own way through.
+        apart: names of those of the first two that come with strides of their own from lane to lane.
+        aligned: arguments of which the compiler is told that they are multiples of 16: bytes of an address, or numbers.
     """
 
     text: str
@@ -36,6 +41,8 @@ class Source:
     still: tuple[str, ...]
     dense: tuple[str, ...]
     whole: tuple[str, ...]
+    apart: tuple[str, ...]
+    aligned: tuple[str, ...]
 
 
 # The lanes of an instance: a run of them, or all neurons of a sample, for what mixes a sample's neurons.
@@ -50,6 +57,13 @@ SAMPLE = [
 ]
 
 
+class Lie(Enum):
+    """How the lanes of a tensor in time lie in memory, where a kernel makes use of it."""
+
+    LINED = "one after the other, rows a multiple of 16 numbers apart, from a multiple of 16 bytes on"
+    SINGLE = "one number for all"
+
+
 class Kernel:
     """What all kernels are made of: arguments, reads and writes.
 
@@ -57,10 +71,19 @@ class Kernel:
         chunk: steps that are written out one after the other.
         sample: an instance takes all neurons of a sample, of which BLOCK is at least as much, not BLOCK lanes.
         narrow: names of more arguments that are whole numbers.
+        lie: of every tensor in time, and of others, where the compiler is to read and write several lanes at once;
+            else they lie anywhere.
     """
 
-    def __init__(self, program: Program, chunk: int, sample: bool = False, narrow: Sequence[str] = ()):
-        self.program, self.chunk, self.sample = program, chunk, sample
+    def __init__(
+        self,
+        program: Program,
+        chunk: int,
+        sample: bool = False,
+        narrow: Sequence[str] = (),
+        lie: Mapping[str, Lie] | None = None,
+    ):
+        self.program, self.chunk, self.sample, self.lie = program, chunk, sample, lie
         self.writer = Writer(program.dtype)
         self.narrow = ("T", "lanes", "middle", "inner", *(("neurons",) if sample else ()), *narrow)
         self.timed: list[str] = []
@@ -78,34 +101,37 @@ class Kernel:
     def read(self, name: str) -> str:
         """Read a tensor without time, once."""
         self.still.append(name)
-        self.before.append(f"{name} = tl.load(at_{name}, mask=inside, other=0)")
+        one = self.lie is not None and self.lie.get(name) is Lie.SINGLE
+        found = f"tl.broadcast_to(tl.load(at_{name}), (BLOCK,))" if one else f"tl.load(at_{name}, mask=inside, other=0)"
+        self.before.append(f"{name} = {found}")
         return name
 
-    def rows(self, names: Iterable[str], start: str, exists: str) -> list[str]:
-        """Read the next K rows of tensors in time, from step `start` on; those that do not exist are zero."""
-        lines = []
-        for name in names:
-            # From row to row by a sum: the product of 64 bits that a place takes is many instructions.
-            lines.append(f"from_{name} = at_{name} + ({start}) * step_{name}")
-            for k in range(self.chunk):
-                mask = f"inside & {exists.format(step=f'{start} + {k}')}"
-                lines.append(f"next{k}_{name} = tl.load(from_{name}, mask={mask}, other=0).to({self.writer.type})")
-                lines += [f"from_{name} += step_{name}"] if k < self.chunk - 1 else []
+    def rows(self, names: Iterable[str], count: str) -> list[str]:
+        """Read the next K rows of tensors in time, of `count` that are left; those that are not there are zero."""
+        lines = [f"there = tl.where(inside, {count}, 0)"]
+        for name, k in itertools.product(names, range(self.chunk)):
+            one = self.lie is not None and self.lie[name] is Lie.SINGLE
+            mask = f"{count} > {k}" if one else f"there > {k}"
+            found = f"tl.load(from_{name} + {k} * step_{name}, mask={mask}, other=0).to({self.writer.type})"
+            lines.append(f"next{k}_{name} = " + (f"tl.broadcast_to({found}, (BLOCK,))" if one else found))
         return lines
+
+    def move(self, names: Iterable[str], steps: str) -> list[str]:
+        """Go on to other rows: what is read from `from_`."""
+        return [f"from_{name} += ({steps}) * step_{name}" for name in names]
 
     def take(self, names: Iterable[str]) -> list[str]:
         """The rows that were read become those of this chunk."""
         return [f"row{k}_{name} = next{k}_{name}" for name, k in itertools.product(names, range(self.chunk))]
 
-    def moments(self) -> list[str]:
-        """Whether there are the later steps of a chunk, and which samples are alive at each step."""
-        valid = [f"valid{k} = start + {k} + zero < T" for k in range(1, self.chunk)]
-        return valid + [f"alive{k} = start + {k} + zero < lengths" for k in range(self.chunk) if self.program.alive]
+    def moments(self, left: str) -> list[str]:
+        """Which steps of a chunk there are, of `left` from `start` on, and which samples are alive at each."""
+        lines = [f"left = tl.where(inside, {left}, 0)", *(f"valid{k} = left > {k}" for k in range(self.chunk))]
+        return lines + [f"alive{k} = start + {k} + zero < lengths" for k in range(self.chunk) if self.program.alive]
 
     def store(self, name: str, k: int, value: str) -> str:
-        """Write a row of step k at the place that has been reached."""
-        mask = f"inside & valid{k}" if k else "inside"
-        return f"tl.store(to_{name}, {value}, mask={mask})"
+        """Write a row of step k of the chunk that `at_` has come to."""
+        return f"tl.store(at_{name} + {k} * row, {value}, mask=valid{k})"
 
     def choose(self, k: int, name: str, new: str, old: str) -> str:
         """What step k computed where there is such a step."""
@@ -118,21 +144,29 @@ class Kernel:
 
     def source(self, loop: Sequence[str], *more: str) -> Source:
         """The kernel that does these lines; `more` are constants that it is compiled for."""
-        strides = [f"s{k}_{name}" for name in (*self.timed, *self.still) for k in range(3)]
-        wide = ["row", *(f"step_{name}" for name in self.timed), *strides]
+        known = self.lie or {}
+        lined = [n for n in (*self.timed, *self.still) if known.get(n) is Lie.LINED]
+        apart = [n for n in (*self.timed, *self.still) if n not in known]
+        strides = [f"s{k}_{name}" for name in apart for k in range(3)]
+        wide = [*(f"step_{name}" for name in self.timed), *strides]
         narrow, tensors = self.narrow, [f"at_{n}" for n in (*self.timed, *self.still, *self.dense, *self.whole)]
         typed = [*(f'{n}: "i32"' for n in narrow), "constants", *tensors, *(f'{n}: "i64"' for n in wide)]
         typed += [f"{name}: tl.constexpr" for name in (*more, "BLOCK")]
         lines = [
             *(SAMPLE if self.sample else LINE),
             "zero = tl.full((BLOCK,), 0, tl.int32)  # makes blocks of numbers, for masks are blocks",
+            "row = lanes.to(tl.int64)",
             *("i0 = lane // inner // middle", "i1 = lane // inner % middle", "i2 = lane % inner"),
-            *(f"at_{n} += i0 * s0_{n} + i1 * s1_{n} + i2 * s2_{n}" for n in (*self.timed, *self.still)),
-            *(f"at_{n} += lane" for n in self.dense),
+            *(f"at_{n} += i0 * s0_{n} + i1 * s1_{n} + i2 * s2_{n}" for n in apart),
+            *(f"at_{n} += lane" for n in (*lined, *self.dense)),
+            *(f"from_{n} = at_{n}" for n in self.timed),
             *(*self.writer.prologue(), *self.before, *loop),
         ]
-        head = f"@triton.jit(do_not_specialize={[*narrow, 'constants', *tensors, *wide]})\ndef kernel("
+        steps = [f"step_{n}" for n in self.timed if n in lined]
+        aligned = ("lanes", *(f"at_{n}" for n in (*lined, *self.dense)), *steps) if self.lie else ()
+        plain = [n for n in (*narrow, "constants", *tensors, *wide) if n not in aligned]
+        head = f"@triton.jit(do_not_specialize={plain})\ndef kernel("
         body = "".join(f"    {line}\n" for line in lines)
         text = f"{HEAD.format(name=self.program.name)}\n\n{head}{', '.join(typed)}):\n{body}"
         tensors_in_order = (tuple(self.timed), tuple(self.still), tuple(self.dense), tuple(self.whole))
-        return Source(text, tuple(self.writer.constants), *tensors_in_order)
+        return Source(text, tuple(self.writer.constants), *tensors_in_order, tuple(apart), aligned)

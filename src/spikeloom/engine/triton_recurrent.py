@@ -5,6 +5,8 @@ weights itself, which stay on the chip. Otherwise it takes BLOCK lanes through s
 rule, and finds the product of the step in memory.
 """
 
+from collections.abc import Iterable
+
 from .generated import Wanted
 from .program import Program
 from .triton_kernel import Kernel, Source
@@ -28,8 +30,9 @@ def forward_source(program: Program, fed: int, every: int, whole: bool, bias: bo
     rows = ["y", *(f"r_{n}" for n in program.records)]
     kernel.dense += [*rows, *(f"f_{n}" for n in program.states), "drive", "kept"]
     loop = _product(kernel, "last")
-    loop += [*kernel.rows(inputs, "first", "({step} + zero < until)"), "for start in range(first, until):"]
-    body = [*kernel.take(inputs), *kernel.rows(inputs, "start + 1", "({step} + zero < until)"), *kernel.moments()]
+    loop += [*kernel.move(inputs, "first"), *kernel.rows(inputs, "until - first"), "for start in range(first, until):"]
+    body = [*kernel.take(inputs), *kernel.move(inputs, "1"), *kernel.rows(inputs, "until - start - 1")]
+    body += kernel.moments("1")
     body += MULTIPLY if whole else []
     body += [f"{port} = {port} + ({' + '.join(['product', *added])})", "if KEEP:"]
     body += [f"    tl.store(at_drive + start * row, {port}, mask=inside)"]
@@ -64,9 +67,10 @@ def backward_source(program: Program, fed: int, wanted: Wanted, whole: bool) -> 
     kernel.dense += [f"d_c_{n}" for n in coefficients]
     loop = [*_product(kernel), *(f"d_c_{n} = tl.load(at_d_c_{n}, mask=inside)" for n in coefficients)]
     loop += [f"lam_{n} = {g}" for n, g in given.items()]
-    loop += [*_next(kernel, list(rows.values()), "T - 1 - first"), "for back in range(first, until):"]
+    loop += [*kernel.move(rows.values(), "T - 1 - first"), *_next(kernel, rows.values(), "T - 1 - first")]
+    loop += ["for back in range(first, until):"]
     body = ["start = T - 1 - back", *kernel.take(rows.values()), *(f"z_{n} = kept_{n}" for n in program.states)]
-    body += [*_next(kernel, list(rows.values()), "T - 2 - back"), *kernel.moments()]
+    body += [*kernel.move(rows.values(), "-1"), *_next(kernel, rows.values(), "start - 1"), *kernel.moments("1")]
     body += MULTIPLY if whole else []
     body += ["row0_g_y = row0_g_y + product"]
     names = kernel.variables(0, {n: f"z_{n}" for n in program.states})
@@ -91,14 +95,13 @@ def replay_source(program: Program, every: int) -> Source:
     kernel.timed += rows
     kernel.dense += ["kept", "states"]
     count = len(program.states)
-    loop = ["chunk = tl.program_id(1)", f"start = chunk * {every}", *kernel.moments()]
-    loop += [*kernel.rows(rows, "start", "({step} + zero < T)"), *kernel.take(rows)]
+    loop = ["chunk = tl.program_id(1)", f"start = chunk * {every}", *kernel.moments("T - start")]
+    loop += [*kernel.move(rows, "start"), *kernel.rows(rows, "T - start"), *kernel.take(rows)]
     for j, n in enumerate(program.states):
         loop += [f"z0_{n} = tl.load(at_kept + (chunk * {count} + {j}) * row, mask=inside, other=0)"]
     for k in range(every):
-        mask = f"inside & valid{k}" if k else "inside"
         for j, n in enumerate(program.states):
-            loop += [f"tl.store(at_states + ((start + {k}) * {count} + {j}) * row, z{k}_{n}, mask={mask})"]
+            loop += [f"tl.store(at_states + ((start + {k}) * {count} + {j}) * row, z{k}_{n}, mask=valid{k})"]
         if k < every - 1:
             lines, out = kernel.writer.graph(
                 advance, kernel.variables(k, {n: f"z{k}_{n}" for n in program.states}), f"{k}"
@@ -121,11 +124,13 @@ def _product(kernel: Kernel, carried: str = "") -> list[str]:
     return [*lines, f"carried = tl.full((BLOCK,), 0, {kernel.writer.type})"]
 
 
-def _next(kernel: Kernel, rows: list[str], start: str) -> list[str]:
-    """Read the rows of a step and the states before it, unless it lies before the first."""
-    count, exists = len(kernel.program.states), f"({start} + zero >= 0)"
-    lines = kernel.rows(rows, start, "({step} + zero >= 0)")
-    for j, n in enumerate(kernel.program.states):
-        place = f"at_kept + (({start}) * {count} + {j}) * row"
-        lines.append(f"kept_{n} = tl.load({place}, mask=inside & {exists}, other=0)")
-    return lines
+def _next(kernel: Kernel, rows: Iterable[str], start: str) -> list[str]:
+    """Read the rows of a step, which have been gone to, and the states before it; zeros before the first step."""
+    count, there = len(kernel.program.states), f"inside & ({start} + zero >= 0)"
+    return [
+        *kernel.rows(rows, f"{start} + 1"),
+        *(
+            f"kept_{n} = tl.load(at_kept + (({start}) * {count} + {j}) * row, mask={there}, other=0)"
+            for j, n in enumerate(kernel.program.states)
+        ),
+    ]
