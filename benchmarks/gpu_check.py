@@ -59,6 +59,12 @@ def cases() -> list[tuple[str, dict[str, Any], int]]:
         found.append(
             (f"[{steps}, {batch}, {shape}]", {"name": "ALIF", "steps": steps, "batch": batch, "shape": shape}, 4)
         )
+    for name in ("IF", "LIF", "CubaLIF", "AdLIF"):  # so many lanes that a thread takes two of them at once
+        given = {"name": name, "steps": 19, "batch": 4097, "shape": (16,), "lengths": name == "LIF", "ports": 1}
+        found.append((f"{name}, many lanes", given, 8))
+        found.append((f"{name}, many lanes, one neuron for all", {**given, "per_lane": False}, 8))
+    many = {"name": "CubaLIF", "steps": 9, "batch": 512, "shape": (8, 16), "input_dtype": torch.bfloat16}
+    found.append(("many lanes, torch.bfloat16", many, 8))
     options = ({"refractory": 2}, {"max_spikes": 3}, {"comparator": ">="})
     found += [(f"{o}", {"name": "CubaLIF", "steps": 9, "options": o, "edge": "detach"}, 4) for o in options]
     return found
