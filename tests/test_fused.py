@@ -218,3 +218,11 @@ def test_transforms_take_the_eager_engine_and_a_named_one_refuses():
     assert torch.func.grad(loss)(parameters, current(5, 2, 3))["connection.weight"].shape == (4, 3)
     with pytest.raises(ValueError, match="functorch transform .* is at work. Write engine='auto'"):
         torch.func.grad(lambda p, x: loss(p, x, "cpu"))(parameters, current(5, 2, 3))
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_precisions_of_half_precision_runs_are_the_same_on_every_engine(steps):
+    subject, x = sl.Layer(None, sl.LIF(3, tau_mem=20e-3)), torch.ones(steps, 2, 3, dtype=torch.bfloat16)
+    runs = [sl.run(subject, x, engine=engine, record=["v", "spikes", "input"]) for engine in ("eager", "cpu")]
+    kinds = [[r.output.dtype, *(r.records[n].dtype for n in ("spikes", "v", "input"))] for r in runs]
+    assert kinds[0] == kinds[1] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]

@@ -46,7 +46,7 @@ def run(loop: Loop, state: LoopState, start: int, stop: int, edge: ResetEdge) ->
     return Pass(
         torch.stack(outputs) if outputs else empty,
         state,
-        {name: torch.stack(kept) if kept else empty for name, kept in records.items()},
+        {name: torch.stack(kept) if kept else _none(name, loop, empty) for name, kept in records.items()},
     )
 
 
@@ -58,6 +58,11 @@ def _silence(alive: Any, t: int, tensor: Tensor) -> Tensor:
     return tensor if alive is None else torch.where(alive[t], tensor, torch.zeros_like(tensor))
 
 
+def _none(name: str, loop: Loop, empty: Tensor) -> Tensor:
+    """A record of no steps: only the output has the output's precision."""
+    return empty if name in ("spikes", "output") else empty.to(loop.dtype)
+
+
 def _pick(
     name: str, loop: Loop, inputs: dict[str, Any], output: Tensor, neuron: Any, fire: Any, alive: Any, t: int
 ) -> Tensor:
@@ -67,5 +72,5 @@ def _pick(
         return _silence(alive, t, fire.before_reset)
     if name == "input":
         port = loop.neuron.default_port
-        return _silence(alive, t, inputs[port]) if port in inputs else torch.zeros_like(output)
+        return _silence(alive, t, inputs[port]) if port in inputs else torch.zeros_like(output, dtype=loop.dtype)
     return getattr(neuron, name)

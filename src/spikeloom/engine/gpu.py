@@ -69,7 +69,7 @@ def forward(
     count = max(0, -(-call.steps // keep) - 1) if keep else 0
     kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), **call.like)
     each = keep or every(call.steps, call.lanes, program)
-    chunk = each if call.lanes >= MANY or call.steps <= each else min(16, 2 * each)
+    chunk = each if call.lanes >= MANY or call.steps <= each else max(each, min(16, 2 * each))
     _run(call, _forward_source, program, chunk, each, constants=(bool(keep),))
     return y, finals, records, kept
 
