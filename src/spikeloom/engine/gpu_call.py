@@ -95,10 +95,18 @@ class Call:
         """How the lanes lie of the tensors that are read; None where one of those in time does not lie so."""
         if self.lanes % 16:
             return None
-        found = {name: _lie(t, self.shape, self.strides, name.startswith(TIMED)) for name, t in self.given.items()}
-        if any(kind is None for name, kind in found.items() if name.startswith(TIMED)):
-            return None
-        return tuple((n, kind) for n, kind in found.items() if kind is not None and n.startswith((*TIMED, *STILL)))
+        found = []
+        for name, tensor in self.given.items():
+            timed = name.startswith(TIMED)
+            if timed or name.startswith(STILL):
+                kind = _lie(self.shape, self.strides, tensor.shape[timed:], tensor.stride()[timed:])
+                if kind is Lie.LINED and (tensor.data_ptr() % 16 or (timed and tensor.stride(0) % 16)):
+                    kind = None
+                if kind is not None:
+                    found.append((name, kind))
+                elif timed:
+                    return None
+        return tuple(found)
 
     def prepare(
         self,
@@ -123,12 +131,13 @@ class Call:
             self.prepare(source, *sizes, **more)()
 
 
-def _lie(tensor: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], timed: bool) -> Lie | None:
-    sizes, own = tensor.shape[timed:], tensor.stride()[timed:]
+@functools.lru_cache(maxsize=4096)
+def _lie(shape: tuple[int, ...], strides: tuple[int, ...], sizes: torch.Size, own: tuple[int, ...]) -> Lie | None:
+    """How a tensor of these sizes and strides of its own lies beside lanes of that shape and those strides."""
     if all(step == 0 or size == 1 for size, step in zip(sizes, own, strict=True)):
         return Lie.SINGLE
     dense = sizes == shape and all(s == d or n == 1 for n, s, d in zip(shape, own, strides, strict=True))
-    return Lie.LINED if dense and not (tensor.data_ptr() % 16 or (timed and tensor.stride(0) % 16)) else None
+    return Lie.LINED if dense else None
 
 
 @functools.cache
