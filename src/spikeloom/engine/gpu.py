@@ -21,15 +21,15 @@ from .triton_source import backward_source, forward_source
 # Operations of a transpose, and how many steps of one that has more are written out: compilers take the square of it.
 LONG = ((256, 1), (128, 2), (64, 4), (32, 8))
 # Lanes from which on there are enough of them at work to hide the memory's latency with 8 steps written out. Fewer take
-# 16, and have a thread for each; more have one for two, where they lie in memory one after the other.
-MANY, TOGETHER = 1 << 16, 2
+# AHEAD, and have a thread for each; more have one for TOGETHER, where they lie in memory one after the other.
+MANY, TOGETHER, AHEAD = 1 << 16, 2, 16
 
 
 def every(steps: int, lanes: int, program: Program) -> int:
     """Steps between kept states, which are the steps of a chunk: a few kernels serve passes of all lengths."""
     size = len(program.backward.nodes)
-    most = next((count for nodes, count in LONG if size > nodes), 16 if lanes < MANY else 8)
-    return 1 if steps == 1 else min(most, 4 if steps <= 4 else 8 if steps <= 8 else 16)
+    most = next((count for nodes, count in LONG if size > nodes), AHEAD if lanes < MANY else 8)
+    return 1 if steps == 1 else min(most, 4 if steps <= 4 else 8 if steps <= 8 else AHEAD)
 
 
 def forward(
@@ -69,7 +69,7 @@ def forward(
     count = max(0, -(-call.steps // keep) - 1) if keep else 0
     kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), **call.like)
     each = keep or every(call.steps, call.lanes, program)
-    chunk = each if call.lanes >= MANY or call.steps <= each else max(each, min(16, 2 * each))
+    chunk = each if call.lanes >= MANY or call.steps <= each else max(each, min(AHEAD, 2 * each))
     _run(call, _forward_source, program, chunk, each, constants=(bool(keep),))
     return y, finals, records, kept
 
