@@ -1,0 +1,71 @@
+"""The machine code that Triton's compiler makes of the GPU engine's kernels, run instruction by instruction."""
+
+import pytest
+import torch
+
+from cases import Case, compare
+from ptx import prepare
+from spikeloom.engine import gpu, gpu_call, gpu_recurrent, operator, triton_module
+from spikeloom.engine.triton_kernel import Lie
+from tables import RESETS
+from test_gpu_recurrent import on_a_grid, outcomes_agree
+
+pytest.importorskip("triton")
+FIRST = list(dict(reversed(RESETS)).items())
+
+
+@pytest.fixture(autouse=True)
+def _compiled(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_call, "prepare", prepare)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("SPIKELOOM_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "reset"), FIRST)
+def test_every_neuron_two_lanes_at_once(monkeypatch, name, reset):
+    monkeypatch.setattr(gpu, "MANY", 1)
+    case = Case(name, reset, steps=11, batch=5, shape=(2, 8), lengths=True, record=("input",), per_lane=False, ports=1)
+    compare(case, gpu, gpu.every(11, 80, case.program))
+
+
+@pytest.mark.parametrize("many", [1, 1 << 16], ids=["two lanes", "one lane"])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_precisions(monkeypatch, kind, many):
+    monkeypatch.setattr(gpu, "MANY", many)
+    state = torch.float64 if kind == torch.float64 else torch.float32
+    case = Case("LIF", steps=9, batch=3, shape=(16,), dtype=state, input_dtype=kind, ports=1)
+    rounding = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float64: 1e-10}[kind]
+    compare(case, gpu, 4, rtol=rounding, atol=rounding / 10)
+
+
+def test_more_lanes_than_an_instance_and_more_steps_than_are_written_out():
+    compare(Case("ALIF", steps=21, batch=3, shape=(37,), lengths=True, record=("a",)), gpu, 4)
+
+
+@pytest.mark.parametrize("widest", [128, 0], ids=["one kernel", "step by step"])
+@pytest.mark.parametrize("name", ["LIF", "ALIF"])
+def test_recurrent_layers(monkeypatch, name, widest):
+    monkeypatch.setattr(gpu_recurrent, "WIDEST", widest)
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    outcomes_agree(on_a_grid(name), {"lengths": torch.tensor([3, 0, 1])})
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"), [(" * step_", " * 3 * step_"), ("mask=valid2", "mask=valid1"), ("at_y += lane", "at_y -= lane")]
+)
+def test_an_access_outside_of_all_tensors_is_seen(monkeypatch, right, wrong):
+    kernel = triton_module.kernel
+    monkeypatch.setattr(triton_module, "kernel", lambda text: kernel(text.replace(right, wrong)))
+    with pytest.raises(AssertionError, match="outside of all tensors"):
+        compare(Case("LIF", steps=6, batch=2, shape=(16,), ports=1), gpu, 4)
+
+
+def test_a_promise_to_the_compiler_that_is_not_kept_is_seen(monkeypatch):
+    lie = gpu_call.Call.lie
+    monkeypatch.setattr(gpu, "MANY", 1)
+    monkeypatch.setattr(gpu_call.Call, "lie", lambda self: lie(self) or (("x_impulse", Lie.LINED), ("g_y", Lie.LINED)))
+    case = Case("LIF", steps=3, batch=2, shape=(16,), ports=1)
+    x = case.inputs["impulse"].detach()
+    case.inputs = {"impulse": torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape).requires_grad_()}
+    with pytest.raises(AssertionError, match="at_x_impulse is .* told of a multiple of 16"):
+        compare(case, gpu, 4)
