@@ -35,27 +35,36 @@ COMPARE["ne"] = lambda a, b: (a < b) | (a > b)
 UNORDERED = {"gtu": np.less_equal, "ltu": np.greater_equal, "geu": np.less, "leu": np.greater, "neu": np.equal}
 
 
-def compile_kernel(function, values, constants, warps):
-    """PTX of a Triton function for these arguments, as its launcher would compile it."""
+def compiled(function, kinds, aligned, constants, warps):
+    """What Triton makes of a function for compute capability 9.0, no such GPU being needed: its PTX, its machine code.
+
+    Args:
+        kinds: of its tensors by name, as Triton writes them: "*fp32".
+        aligned: names of arguments that are multiples of 16.
+        constants: by name.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types, aligned = {}, {}
-    for k, p in enumerate(function.params):
-        if p.is_constexpr:
-            types[p.name] = "constexpr"
-            continue
-        value = values[p.name]
-        types[p.name] = "*" + TYPES[value.dtype] if isinstance(value, torch.Tensor) else p.annotation_type
-        number = value.data_ptr() if isinstance(value, torch.Tensor) else value
-        if not p.do_not_specialize:
-            # The kernel stays in memory for other arguments of these types.
-            assert number % 16 == 0, f"{p.name} is {number}, where the compiler is told of a multiple of 16"
-            aligned[(k,)] = [["tt.divisibility", 16]]
-    made = ASTSource(function, types, constexprs=constants, attrs=aligned)
+    types = {p.name: kinds.get(p.name, p.annotation_type) for p in function.params} | dict.fromkeys(
+        constants, "constexpr"
+    )
+    told = {(k,): [["tt.divisibility", 16]] for k, p in enumerate(function.params) if p.name in aligned}
+    made = ASTSource(function, types, constexprs=constants, attrs=told)
     options = {"num_warps": warps, "enable_fp_fusion": False}
-    return triton.compile(made, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    return triton.compile(made, target=GPUTarget("cuda", 90, 32), options=options).asm
+
+
+def code_for(function, values, constants, warps):
+    """PTX of a function for these arguments, as its launcher would have it compiled."""
+    kinds = {n: "*" + TYPES[v.dtype] for n, v in values.items() if isinstance(v, torch.Tensor)}
+    aligned = [p.name for p in function.params if not p.is_constexpr and not p.do_not_specialize]
+    for name in aligned:
+        number = values[name].data_ptr() if name in kinds else values[name]
+        # The kernel stays in memory for other arguments of these types.
+        assert number % 16 == 0, f"{name} is {number}, where the compiler is told of a multiple of 16"
+    return compiled(function, kinds, aligned, constants, warps)["ptx"]
 
 
 class Machine:
@@ -266,11 +275,11 @@ def prepare(text, grid, tensors, strides, constants, warps=2):
     assert grid[2] == 1
     function = kernel(text)
     names = [p.name for p in function.params]
-    fixed = dict(zip(names[len(names) - len(constants) :], constants, strict=True))
+    fixed = dict(zip(names[-len(constants) :], constants, strict=True))
 
     def launch(*sizes):
         arguments = [*sizes, *tensors, *strides]
-        code = compile_kernel(function, dict(zip(names, arguments, strict=False)), fixed, warps)
+        code = code_for(function, dict(zip(names, arguments, strict=False)), fixed, warps)
         with np.errstate(all="ignore"):
             Machine(code, arguments, grid, 32 * warps).run()
 

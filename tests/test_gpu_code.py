@@ -8,11 +8,12 @@ import torch
 import spikeloom as sl
 from cases import Case, compare
 from interpreter import interpreter  # noqa: F401
+from ptx import compiled
 from spikeloom.engine import gpu, triton_module, triton_source
 from spikeloom.engine.generated import Wanted
 from spikeloom.engine.triton_kernel import Lie
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("interpreter")
 
 
@@ -56,17 +57,12 @@ def test_a_broken_kernel_is_seen(monkeypatch, right, wrong):
     assert any(broken)
 
 
-def machine_code(source, **constants):
-    """What Triton's compiler makes of a kernel for a GPU of compute capability 9.0; no such GPU is needed."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+def ptx(source, **constants):
+    """What Triton's compiler makes of a kernel."""
     function = triton_module.kernel(source.text)
-    types = {p.name: "constexpr" if p.is_constexpr else p.annotation_type or "*fp32" for p in function.params}
-    aligned = {(k,): [["tt.divisibility", 16]] for k, p in enumerate(function.params) if p.name in source.aligned}
-    made = ASTSource(function, types, constexprs={"BLOCK": triton_module.BLOCK, **constants}, attrs=aligned)
-    options = {"num_warps": triton_module.WARPS, "enable_fp_fusion": False}
-    return triton.compile(made, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    kinds = {p.name: "*fp32" for p in function.params if not (p.annotation_type or p.is_constexpr)}
+    constants = {"BLOCK": triton_module.BLOCK, **constants}
+    return compiled(function, kinds, source.aligned, constants, triton_module.WARPS)["ptx"]
 
 
 class Quotient(sl.Neuron):
@@ -102,8 +98,8 @@ def test_the_compiled_kernels_multiply_then_add_and_divide_exactly(monkeypatch, 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("SPIKELOOM_CACHE_DIR", str(tmp_path))
     p = Case("Root", neuron=Root(5), ports=1).program
-    forward = machine_code(triton_source.forward_source(p, 2, 2), KEEP=True)
-    backward = machine_code(triton_source.backward_source(p, 2, Wanted(p.ports, p.coefficients)))
+    forward = ptx(triton_source.forward_source(p, 2, 2), KEEP=True)
+    backward = ptx(triton_source.backward_source(p, 2, Wanted(p.ports, p.coefficients)))
     for text in (forward, backward):
         assert "div.rn.f32" in text and "sqrt.rn.f32" in text
         # Without .rn the assembler would be free to fuse.
@@ -158,8 +154,8 @@ def test_the_compiler_moves_two_lanes_at_once(monkeypatch, tmp_path):
     single = (*(f"c_{c}" for c in p.coefficients), *(f"{kind}_{z}" for kind in "zh" for z in p.states))
     lie = dict.fromkeys(single, Lie.SINGLE) | dict.fromkeys((*(f"x_{n}" for n in p.ports), "g_y"), Lie.LINED)
     block = gpu.TOGETHER * triton_module.BLOCK
-    forward = machine_code(triton_source.forward_source(p, 4, 4, lie), KEEP=True, BLOCK=block)
-    backward = machine_code(triton_source.backward_source(p, 4, Wanted(p.ports, ()), lie), BLOCK=block)
+    forward = ptx(triton_source.forward_source(p, 4, 4, lie), KEEP=True, BLOCK=block)
+    backward = ptx(triton_source.backward_source(p, 4, Wanted(p.ports, ()), lie), BLOCK=block)
     count = {
         op: [len(re.findall(op + r"\.global\S*\.v2\.", text)) for text in (forward, backward)] for op in ("ld", "st")
     }
