@@ -118,9 +118,9 @@ def _run(call: Call, source: Callable[..., Source], *given: Any, constants: Any 
 
 @functools.cache
 def _forward_source(program: Program, chunk: int, every: int, lie: tuple[tuple[str, Lie], ...] | None) -> Source:
-    return forward_source(program, chunk, every, lie and dict(lie))
+    return forward_source(program, chunk, every, None if lie is None else dict(lie))
 
 
 @functools.cache
 def _backward_source(program: Program, chunk: int, wanted: Wanted, lie: tuple[tuple[str, Lie], ...] | None) -> Source:
-    return backward_source(program, chunk, wanted, lie and dict(lie))
+    return backward_source(program, chunk, wanted, None if lie is None else dict(lie))
