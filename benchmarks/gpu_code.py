@@ -40,7 +40,7 @@ def forms(name: str, dtype: str = "fp32") -> dict[str, list[tuple[int, int, int]
         block = triton_module.BLOCK * (1 if known is None else gpu.TOGETHER)
         kernels = (
             (forward_source(p, chunk, every, known), {"KEEP": True}, chunk),
-            (backward_source(p, every, Wanted(p.ports, ()), known), {}, every),
+            (backward_source(p, every, Wanted(p.ports, ()), False, known), {}, every),
         )
         found[title] = [count(s, {**more, "BLOCK": block}, dtype, steps, block) for s, more, steps in kernels]
     return found

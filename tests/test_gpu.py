@@ -130,6 +130,19 @@ def test_a_layer_learns_through_the_operator(monkeypatch):
         assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_flow_from_a_run_into_the_one_before(monkeypatch):
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    subject, x, found = layer("CubaLIF", dtype=torch.float32), raster(30, dtype=torch.float32), []
+    for engine in ("cpu", "eager"):
+        for start in (11, 28):
+            subject.zero_grad()
+            state = sl.run(subject, x[:start], engine=engine).state
+            sl.run(subject, x[start:], state, engine=engine).output.square().sum().backward()
+            found.append(subject.connection.weight.grad.clone())
+    for a, b in zip(found[:2], found[2:], strict=True):
+        assert a.any() and torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_a_gradient_of_a_gradient_is_torchs_own(monkeypatch):
     monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
     x = torch.randn(5, 2, 3, requires_grad=True)

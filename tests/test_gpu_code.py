@@ -23,6 +23,7 @@ def test_what_is_not_wanted_is_not_computed():
     full = triton_source.backward_source(p, 4, Wanted(p.ports, p.coefficients)).text
     less = triton_source.backward_source(p, 4, Wanted(p.ports[:1], ())).text
     assert "d_c_" not in less and "d_x_current" not in less and len(less) < 0.8 * len(full)
+    assert "d_z_" in full and "d_z_" not in triton_source.backward_source(p, 4, Wanted(p.ports, ()), False).text
     assert case.fused(gpu, 0)[1].shape[0] == 0 and case.fused(gpu, 4)[1].shape == (1, 2, 15)
 
 
@@ -155,7 +156,7 @@ def test_the_compiler_moves_two_lanes_at_once(monkeypatch, tmp_path):
     lie = dict.fromkeys(single, Lie.SINGLE) | dict.fromkeys((*(f"x_{n}" for n in p.ports), "g_y"), Lie.LINED)
     block = gpu.TOGETHER * triton_module.BLOCK
     forward = ptx(triton_source.forward_source(p, 4, 4, lie), KEEP=True, BLOCK=block)
-    backward = ptx(triton_source.backward_source(p, 4, Wanted(p.ports, ()), lie), BLOCK=block)
+    backward = ptx(triton_source.backward_source(p, 4, Wanted(p.ports, ()), True, lie), BLOCK=block)
     count = {
         op: [len(re.findall(op + r"\.global\S*\.v2\.", text)) for text in (forward, backward)] for op in ("ld", "st")
     }

@@ -85,6 +85,7 @@ def backward(
     g_finals: Sequence[Tensor | None],
     g_records: Sequence[Tensor | None],
     wanted: Wanted,
+    first: bool = True,
     fed: int = -1,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -92,7 +93,8 @@ def backward(
     last: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The transpose of `forward`: gradients of the wanted ports, of the first states, and of the wanted coefficients
-    ([*N] each, in double precision). Of the states, `kept` holds all that is needed."""
+    ([*N] each, in double precision). Here `kept` is all that is needed of the states, and their gradients
+    are there in any case."""
     layout = layout_of(inputs[0].shape, inputs[0].stride())
     total, neurons = layout.lanes, layout.neurons
     read = [x for x in (*inputs, g_y, *g_records) if x is not None]

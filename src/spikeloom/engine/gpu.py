@@ -86,26 +86,29 @@ def backward(
     g_finals: Sequence[Tensor | None],
     g_records: Sequence[Tensor | None],
     wanted: Wanted,
+    first: bool = True,
     fed: int = -1,
     weight: Tensor | None = None,
     *_: Tensor | None,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Gradients of the wanted ports [T, B, *N], of all states [B, *N] and of the wanted coefficients [*N].
+    """Gradients of the wanted ports [T, B, *N], of the states [B, *N] and of the wanted coefficients [*N].
 
     Args:
         keep, lengths, coefficients, states, inputs: as in `forward`.   kept: what it kept.
+        first: whether those of the states are wanted; else they may be absent.
         g_y, g_finals, g_records: gradients that arrive, of any strides, or None for zero.
     """
     call = Call(program, lengths, coefficients, inputs, ordered=fed >= 0)
     call.arriving(program, g_y, g_finals, g_records)
     call.give("z", program.states, states)
     call.given["kept"] = kept
-    d_inputs, d_states, partial = call.gradients(program, inputs, wanted)
+    states_too = first or fed >= 0  # where recurrent layers keep what flows back
+    d_inputs, d_states, partial = call.gradients(program, inputs, wanted, states_too)
     if fed >= 0:
         assert weight is not None
         gpu_recurrent.backward(call, program, keep, wanted, fed, weight)
     else:
-        _run(call, _backward_source, program, keep, wanted)
+        _run(call, _backward_source, program, keep, wanted, first)
     # A sum for each lane; torch adds up the batch, always in the same order.
     return d_inputs, d_states, [p.sum(0) for p in partial]
 
@@ -122,5 +125,7 @@ def _forward_source(program: Program, chunk: int, every: int, lie: tuple[tuple[s
 
 
 @functools.cache
-def _backward_source(program: Program, chunk: int, wanted: Wanted, lie: tuple[tuple[str, Lie], ...] | None) -> Source:
-    return backward_source(program, chunk, wanted, None if lie is None else dict(lie))
+def _backward_source(
+    program: Program, chunk: int, wanted: Wanted, first: bool, lie: tuple[tuple[str, Lie], ...] | None
+) -> Source:
+    return backward_source(program, chunk, wanted, first, None if lie is None else dict(lie))

@@ -83,12 +83,12 @@ class Call:
         return y, [self.new(f"f_{n}", False, self.dtype) for n in program.states], records
 
     def gradients(
-        self, program: Program, inputs: Sequence[Tensor], wanted: Wanted
+        self, program: Program, inputs: Sequence[Tensor], wanted: Wanted, states: bool
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Gradients of ports, states and coefficients, of these a sum for each lane, for a backward kernel to write."""
         dtypes = {n: x.dtype for n, x in zip(program.ports, inputs, strict=True)}
         d_inputs = [self.new(f"d_x_{n}", True, dtypes[n]) for n in wanted.ports]
-        d_states = [self.new(f"d_z_{n}", False, self.dtype) for n in program.states]
+        d_states = [self.new(f"d_z_{n}", False, self.dtype) for n in (program.states if states else ())]
         return d_inputs, d_states, [self.new(f"d_c_{n}", False, self.dtype) for n in wanted.coefficients]
 
     def lie(self) -> tuple[tuple[str, Lie], ...] | None:

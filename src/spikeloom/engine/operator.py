@@ -27,9 +27,9 @@ LIBRARY.define(
     "Tensor? weight, Tensor? bias, Tensor? last, ScalarType output_dtype) -> Tensor[]"
 )
 LIBRARY.define(
-    "loop_backward(str key, int keep, int fed, int[] ports, int[] wanted, Tensor[] coefficients, Tensor[] states, "
-    "Tensor[] inputs, Tensor kept, Tensor?[] gradients, Tensor? lengths, Tensor? weight, Tensor? bias, Tensor? y, "
-    "Tensor? last) -> Tensor[]"
+    "loop_backward(str key, int keep, int fed, int[] ports, int[] wanted, bool first, Tensor[] coefficients, "
+    "Tensor[] states, Tensor[] inputs, Tensor kept, Tensor?[] gradients, Tensor? lengths, Tensor? weight, "
+    "Tensor? bias, Tensor? y, Tensor? last) -> Tensor[]"
 )
 
 
@@ -71,6 +71,7 @@ def _loop_backward(
     fed: int,
     ports: Sequence[int],
     wanted: Sequence[int],
+    first: bool,
     coefficients: Sequence[Tensor],
     states: Sequence[Tensor],
     inputs: Sequence[Tensor],
@@ -82,25 +83,26 @@ def _loop_backward(
     y: Tensor | None,
     last: Tensor | None,
 ) -> list[Tensor]:
-    """Gradients of the ports and coefficients with these numbers, and between them those of the first states."""
+    """Gradients of the ports and coefficients with these numbers, and between them, if wanted, of the first states."""
     program = PROGRAMS[key]
     records = len(program.records)
     names = Wanted(tuple(program.ports[k] for k in ports), tuple(program.coefficients[k] for k in wanted))
     d_inputs, d_states, d_coefficients = BACKENDS[inputs[0].device.type].backward(
         *(program, keep, lengths, coefficients, states, inputs, kept),
-        *(gradients[0], gradients[1 + records :], gradients[1 : 1 + records], names, fed, weight, bias, y, last),
+        *(gradients[0], gradients[1 + records :], gradients[1 : 1 + records], names, first),
+        *(fed, weight, bias, y, last),
     )
     pairs = [(d, coefficients[k].shape) for d, k in zip(d_coefficients, wanted, strict=True)]
     summed = [d if d.shape == shape else d.sum_to_size(shape) for d, shape in pairs]
     # An operator's results share no memory with each other.
-    return [*d_inputs, *d_states, *(s.to(program.dtype, copy=True) for s in summed)]
+    return [*d_inputs, *(d_states if first else ()), *(s.to(program.dtype, copy=True) for s in summed)]
 
 
-def _fake_backward(key, keep, fed, ports, wanted, coefficients, states, inputs, *_):  # type: ignore[no-untyped-def]
+def _fake_backward(key, keep, fed, ports, wanted, first, coefficients, states, inputs, *_):  # type: ignore[no-untyped-def]
     program = PROGRAMS[key]
     row = inputs[0][0]
     found = [torch.empty_like(inputs[k]) for k in ports]
-    found += [torch.empty_like(row, dtype=program.dtype) for _ in program.states]
+    found += [torch.empty_like(row, dtype=program.dtype) for _ in (program.states if first else ())]
     return [*found, *(torch.empty_like(coefficients[k]) for k in wanted)]
 
 
@@ -135,15 +137,16 @@ def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tupl
     idle = [k for k in asked if program.coefficients[k] in program.idle]
     wanted = [k for k in asked if k not in idle]
     ports = [k for k in range(counts[2]) if needs[5][k] or k == fed]
+    first = any(needs[4])
     found = (loop_backward if observed() else _loop_backward)(
-        *(key, keep, fed, ports, wanted, coefficients, states, inputs, kept, arriving),
+        *(key, keep, fed, ports, wanted, first, coefficients, states, inputs, kept, arriving),
         *(lengths, weight, bias, y, last),
     )
     d_inputs: list[Any] = [None] * counts[2]
     d_coefficients: list[Any] = [None] * counts[0]
     for k in ports:
         d_inputs[k] = found.pop(0)
-    d_states = [found.pop(0) for _ in states]
+    d_states = [found.pop(0) if first else None for _ in states]
     for k in wanted:
         d_coefficients[k] = found.pop(0)
     for k in idle:

@@ -50,10 +50,13 @@ def forward_source(program: Program, chunk: int, every: int, lie: Mapping[str, L
     return kernel.source(loop, "KEEP")
 
 
-def backward_source(program: Program, chunk: int, wanted: Wanted, lie: Mapping[str, Lie] | None = None) -> Source:
+def backward_source(
+    program: Program, chunk: int, wanted: Wanted, first: bool = True, lie: Mapping[str, Lie] | None = None
+) -> Source:
     """The kernel that writes the gradients of the wanted ports and coefficients (lane by lane), and of the states.
 
     Args:
+        first: whether those of the states are wanted.
         chunk: steps that are written out, before each of which the forward kernel kept the states.
         lie: see `Kernel`.
     """
@@ -65,23 +68,23 @@ def backward_source(program: Program, chunk: int, wanted: Wanted, lie: Mapping[s
     rows |= {f"g.r.{n}": f"g_r_{n}" for n in program.records}
     rows = {name: variable for name, variable in rows.items() if name in read}
     kernel.timed += rows.values()
-    first = [kernel.read(f"z_{n}") for n in program.states]
+    states = {n: kernel.read(f"z_{n}") for n in program.states}
     given = {n: kernel.read(f"h_{n}") for n in program.states}
-    kernel.dense += ["kept", *(f"d_x_{n}" for n in ports), *(f"d_z_{n}" for n in program.states)]
+    kernel.dense += ["kept", *(f"d_x_{n}" for n in ports), *(f"d_z_{n}" for n in states if first)]
     kernel.dense += [f"d_c_{n}" for n in coefficients]
     zero = kernel.writer.constant(0)
     loop = [f"last = tl.maximum(T - 1, 0) // {chunk} * {chunk}", *kernel.move(rows.values(), "last")]
-    loop += [*(f"at_d_x_{n} += last * row" for n in ports), f"at_kept += (last // {chunk} - 1) * {len(first)} * row"]
+    loop += [*(f"at_d_x_{n} += last * row" for n in ports), f"at_kept += (last // {chunk} - 1) * {len(states)} * row"]
     loop += [*kernel.rows(rows.values(), "T - last"), *_kept(kernel, "last")]
     loop += [f"lam_{n} = {g}" for n, g in given.items()]
     loop += [*(f"d_c_{n} = {zero}" for n in coefficients), f"for back in range(0, T, {chunk}):"]
     body = [
         "start = last - back",
         *kernel.take(rows.values()),
-        *(f"z0_{n} = tl.where(start + zero > 0, kept_{n}, {z})" for n, z in zip(program.states, first)),
+        *(f"z0_{n} = tl.where(start + zero > 0, kept_{n}, {z})" for n, z in states.items()),
     ]
     body += [*kernel.move(rows.values(), f"-{chunk}"), *kernel.rows(rows.values(), "start")]
-    body += [f"at_kept -= {len(first)} * row", *_kept(kernel, f"start - {chunk}"), *kernel.moments("T - start")]
+    body += [f"at_kept -= {len(states)} * row", *_kept(kernel, f"start - {chunk}"), *kernel.moments("T - start")]
     for k in range(chunk - 1):
         lines, out = kernel.writer.graph(
             advance, kernel.variables(k, {n: f"z{k}_{n}" for n in program.states}), f"a{k}"
@@ -99,7 +102,7 @@ def backward_source(program: Program, chunk: int, wanted: Wanted, lie: Mapping[s
     body += [*(f"lam_{n} = lam0_{n}" for n in program.states), *(f"d_c_{n} += sum_{n}" for n in coefficients)]
     body += [*(f"at_d_x_{n} -= {chunk} * row" for n in ports)]
     loop += [f"    {line}" for line in body]
-    loop += [f"tl.store(at_d_z_{n}, lam_{n}, mask=inside)" for n in program.states]
+    loop += [f"tl.store(at_d_z_{n}, lam_{n}, mask=inside)" for n in states if first]
     loop += [f"tl.store(at_d_c_{n}, d_c_{n}, mask=inside)" for n in coefficients]
     return kernel.source(loop)
 
