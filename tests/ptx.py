@@ -67,6 +67,9 @@ def code_for(function, values, constants, warps):
     return compiled(function, kinds, aligned, constants, warps)["ptx"]
 
 
+MOVED: list[int] = []  # bytes that each launch read and wrote, single numbers apart
+
+
 class Machine:
     """The threads of a launch.
 
@@ -84,7 +87,7 @@ class Machine:
         self.shared = np.zeros((grid[0] * grid[1], 1 << 16), np.uint8)
         self.arguments = arguments
         self.tensors = [t for t in arguments if isinstance(t, torch.Tensor)]
-        self.lines, self.labels = [], {}
+        self.lines, self.labels, self.moved = [], {}, 0
         for line in text[text.index(".visible .entry") :].splitlines():
             label, found = re.match(r"(\$L\w+):", line.strip()), LINE.match(line.strip())
             if label:
@@ -184,6 +187,7 @@ class Machine:
             first = places - tensor.data_ptr()
             here = on & (first >= 0) & (first + size <= len(flat))
             seen |= here
+            self.moved += size * int(here.sum()) if reach > 1 else 0
             cells = first[here, None] + np.arange(size)
             if write is None:
                 found[here] = flat[cells]
@@ -281,6 +285,8 @@ def prepare(text, grid, tensors, strides, constants, warps=2):
         arguments = [*sizes, *tensors, *strides]
         code = code_for(function, dict(zip(names, arguments, strict=False)), fixed, warps)
         with np.errstate(all="ignore"):
-            Machine(code, arguments, grid, 32 * warps).run()
+            machine = Machine(code, arguments, grid, 32 * warps)
+            machine.run()
+        MOVED.append(machine.moved)
 
     return launch

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+import spikeloom as sl
 from cases import Case, compare
-from ptx import prepare
-from spikeloom.engine import gpu, gpu_call, gpu_recurrent, operator, triton_module
+from ptx import MOVED, prepare
+from spikeloom.engine import fused, gpu, gpu_call, gpu_recurrent, operator, triton_module
 from spikeloom.engine.triton_kernel import Lie
 from tables import RESETS
 from test_gpu_recurrent import on_a_grid, outcomes_agree
@@ -40,6 +41,22 @@ def test_precisions(monkeypatch, kind, many):
 
 def test_more_lanes_than_an_instance_and_more_steps_than_are_written_out():
     compare(Case("ALIF", steps=21, batch=3, shape=(37,), lengths=True, record=("a",)), gpu, 4)
+
+
+@pytest.mark.parametrize("many", [1, 1 << 16], ids=["two lanes", "one lane"])
+def test_no_byte_is_moved_that_need_not_be(monkeypatch, many):
+    monkeypatch.setattr(gpu, "MANY", many)
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    every = gpu.every(24, 80, Case("LIF", ports=1).program)
+    monkeypatch.setattr(fused, "every", lambda states: every)
+    subject, x = sl.Layer(None, sl.LIF(16, tau_mem=20e-3)), torch.randn(24, 5, 16, requires_grad=True)
+    MOVED.clear()
+    sl.run(subject, x, engine="cpu").output.backward(torch.randn(24, 5, 16))
+    # For each neuron and step input and output; then input and gradient again, and the input's gradient. Beside these
+    # the final state, and those that are kept for the second and third 8 steps, or, at 16 steps, for the second.
+    kept = 24 // every - (24 % every == 0)
+    assert (every, kept) == ((8, 2) if many == 1 else (16, 1))
+    assert [4 * 80 * (2 * 24 + 1 + kept), 4 * 80 * (3 * 24 + kept)] == MOVED
 
 
 @pytest.mark.parametrize("widest", [128, 0], ids=["one kernel", "step by step"])
