@@ -129,5 +129,7 @@ def check_gradient(arriving: Tensor, at_spikes: Tensor) -> None:
         raise RuntimeError(
             "EventProp got a gradient of places without a spike, as a loss on spike counts has: it has exact gradients "
             "of spike times and membranes only. Write first_spike_time(..., gradient='event'), a loss on the membrane "
-            "of a CubaLI readout, or for counts EventProp(spike_count=...)."
+            "of a CubaLI readout, or for counts EventProp(spike_count=...). A module between layers that mixes places, "
+            "such as AvgPool2d, belongs to the next layer's connection: "
+            "sl.Layer(nn.Sequential(nn.AvgPool2d(2), ...), neuron)."
         )
