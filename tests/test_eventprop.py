@@ -370,15 +370,13 @@ def test_a_count_has_no_gradient():
 
 def test_pooling_belongs_to_the_next_layers_connection():
     first, last = sl.Layer(nn.Conv2d(1, 2, 3), sl.CubaLIF(v_th=0.1)), [nn.AvgPool2d(2), nn.Flatten(), nn.Linear(18, 2)]
+    nn.init.constant_(first.connection.weight, 0.3)
     x = (torch.rand(20, 2, 1, 8, 8) < 0.2).float()
-    sl.run(
-        sl.Sequential(first, sl.Layer(nn.Sequential(*last), sl.CubaLI())), x, gradient=sl.EventProp()
-    ).output.sum().backward()
+    within = sl.Sequential(first, sl.Layer(nn.Sequential(*last), sl.CubaLI()))
+    sl.run(within, x, gradient=sl.EventProp()).output.sum().backward()
     assert first.connection.weight.grad.any()
     apart = sl.Sequential(first, *last[:2], sl.Layer(last[2], sl.CubaLI()))
-    with pytest.raises(
-        RuntimeError, match=r"AvgPool2d, belongs to the next layer's connection: sl.Layer\(nn.Sequential"
-    ):
+    with pytest.raises(RuntimeError, match="AvgPool2d, belongs to the next layer's connection"):
         sl.run(apart, x, gradient=sl.EventProp()).output.sum().backward()
 
 
