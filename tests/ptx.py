@@ -19,6 +19,7 @@ TYPES = {
 FLOATS = {"f32": np.float32, "f64": np.float64, "f16": np.float16}
 WIDTHS = {"16": np.uint16, "32": np.uint32, "64": np.uint64}
 HALVES = {"f16x2": torch.float16, "bf16x2": torch.bfloat16}
+MODES = {"rn", "full", "lo", "hi", "wide"}  # all divisions are exact here
 LINE = re.compile(r"(?:@(!?)(%p\d+)\s+)?([a-z][\w.]*)\s+(.*?);")
 BINARY = {
     "add": np.add,
@@ -199,6 +200,9 @@ class Machine:
     def compute(self, name, kinds, given, on):
         out, *rest = given
         kind = kinds[-1]
+        modes = {"setp": kinds[1:-1], "cvt": kinds[:-2]}.get(name, kinds[:-1])
+        if not MODES.issuperset(modes) or (name != "mul" and "hi" in modes):
+            raise NotImplementedError(f"{name}.{'.'.join(kinds)} is unknown to this machine")
         if name == "mov" and any("{" in g for g in given):
             parts = re.findall(r"%\w+", out if "{" in out else rest[0])
             if "{" in out:
@@ -217,8 +221,8 @@ class Machine:
             self.set(out, self.convert(kinds, rest), on)
         elif name == "setp":
             a, b = (self.value(r, kind) for r in rest)
-            how = kinds[0]
-            self.set(out, ~UNORDERED[how](a, b) if how in UNORDERED else COMPARE[how](a, b), on)
+            unordered = UNORDERED.get(kinds[0])
+            self.set(out, ~unordered(a, b) if unordered else COMPARE[kinds[0]](a, b), on)
         elif name == "selp":
             a, b = (self.value(r, kind) for r in rest[:2])
             self.set(out, np.where(self.registers[rest[2]], a, b), on)
@@ -231,6 +235,10 @@ class Machine:
             self.set(out, np.right_shift(np.left_shift(value, by - value.dtype.type(start)), by), on)
         elif name in ("div", "sqrt", "rem"):
             self.set(out, _divide(name, [self.value(r, kind) for r in rest]), on)
+        elif name == "mul" and "hi" in kinds:
+            a, b = (self.value(r, kind).astype("u8" if kind == "u32" else "i8") for r in rest)
+            assert kind in ("u32", "s32"), kind
+            self.set(out, (a * b >> 32).astype("u4" if kind == "u32" else "i4"), on)
         elif name == "mad" or (name == "mul" and "wide" in kinds):
             a, b = (self.value(r, kind) for r in rest[:2])
             if "wide" in kinds:

@@ -34,6 +34,11 @@ def test_many_steps_with_lengths_and_records(name, reset):
     compare(case, gpu, 8)
 
 
+@pytest.mark.parametrize("keep", [1, 3, 8, 9, 12, 16, 20])
+def test_any_number_of_steps_between_kept_states(keep):
+    compare(Case("LIF", steps=50, batch=2, shape=(3,), ports=1), gpu, keep)
+
+
 @pytest.mark.parametrize("options", [{"refractory": 2}, {"max_spikes": 3}, {"comparator": ">=", "reset": "none"}])
 @pytest.mark.parametrize("edge", ["flow", "detach"])
 def test_options_of_fire(options, edge):
@@ -161,7 +166,19 @@ def test_two_lanes_at_once_are_the_reference(monkeypatch, name, reset):
     monkeypatch.setattr(triton_module, "kernel", lambda text: seen.append(text) or kernel(text))
     case = Case(name, reset, steps=11, batch=5, shape=(2, 8), lengths=True, record=("input",), per_lane=False)
     compare(case, gpu, 8)
-    assert len(seen) == 2 and not any("s0_x_" in text or "s0_g_" in text or "s0_c_" in text for text in seen)
+    assert len(seen) == 2 and not any("s0_x_" in text or "s0_g_" in text for text in seen)
+
+
+def test_single_numbers_have_no_places(monkeypatch):
+    monkeypatch.setattr(gpu, "MANY", 1)
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    seen, kernel = [], triton_module.kernel
+    monkeypatch.setattr(triton_module, "kernel", lambda text: seen.append(text) or kernel(text))
+    subject, x = sl.Layer(None, sl.CubaLIF(16)), torch.randn(9, 2, 16, requires_grad=True)
+    for read in (lambda run: run.output, lambda run: run.output + run.state.neuron.v, lambda run: run.state.neuron.i):
+        read(sl.run(subject, x, engine="cpu")).sum().backward()
+    # Forward; backward where each gradient that arrives is one number, and where one is not.
+    assert ["s0_c_" in text for text in dict.fromkeys(seen)] == [False, False, True]
 
 
 def _beside(x):

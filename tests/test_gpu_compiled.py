@@ -15,9 +15,18 @@ pytest.importorskip("triton")
 FIRST = list(dict(reversed(RESETS)).items())
 
 
+BLOCKS: list[int] = []  # lanes of an instance, of each kernel that was asked for
+
+
+def _prepare(text, grid, tensors, strides, constants, warps=2):
+    BLOCKS.append(constants[-1])
+    return prepare(text, grid, tensors, strides, constants, warps)
+
+
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpu_call, "prepare", prepare)
+    BLOCKS.clear()
+    monkeypatch.setattr(gpu_call, "prepare", _prepare)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("SPIKELOOM_CACHE_DIR", str(tmp_path))
 
@@ -25,8 +34,42 @@ def _compiled(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("name", "reset"), FIRST)
 def test_every_neuron_two_lanes_at_once(monkeypatch, name, reset):
     monkeypatch.setattr(gpu, "MANY", 1)
-    case = Case(name, reset, steps=11, batch=5, shape=(2, 8), lengths=True, record=("input",), per_lane=False, ports=1)
-    compare(case, gpu, gpu.every(11, 80, case.program))
+    case = Case(name, reset, steps=11, batch=9, shape=(2, 8), lengths=True, record=("input",), per_lane=False, ports=1)
+    compare(case, gpu, gpu.every(11, 144, case.program))
+    assert [2 * triton_module.BLOCK] * 2 == BLOCKS
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((4,), lambda x: torch.cat([x[:, :1], x], 1)[:, 1:]),  # a step is 20 numbers
+        ((6,), lambda x: x[:1].expand_as(x)),  # a step is none, and of 24 lanes
+    ],
+)
+def test_what_is_no_multiple_of_16_goes_lane_by_lane(monkeypatch, shape, strides):
+    monkeypatch.setattr(gpu, "MANY", 1)
+    case = Case("LIF", steps=3, batch=4, shape=shape, ports=1)
+    case.inputs = {n: strides(x.detach()).requires_grad_() for n, x in case.inputs.items()}
+    compare(case, gpu, 4)
+    assert BLOCKS[0] == triton_module.BLOCK
+
+
+@pytest.mark.parametrize("beside", [0, 1, 2])
+def test_kept_states_that_a_hook_has_moved(monkeypatch, beside):
+    monkeypatch.setattr(gpu, "MANY", 1)
+    monkeypatch.setitem(operator.BACKENDS, "cpu", gpu)
+    subject, x, found = sl.Layer(None, sl.LIF(16, tau_mem=20e-3)), torch.randn(20, 2, 16, requires_grad=True), []
+    for engine in ("cpu", "eager"):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: _moved(t, beside)):
+            y = sl.run(subject, x, engine=engine).output
+        found.append(torch.autograd.grad(y.square().sum(), x)[0])
+    torch.testing.assert_close(*found)
+
+
+def _moved(tensor, places):
+    """The same numbers, so many of them further on in memory, if they are of three axes."""
+    room = tensor.new_zeros(tensor.numel() + places)[places:].view(tensor.shape)
+    return room.copy_(tensor) if tensor.dim() == 3 else tensor
 
 
 @pytest.mark.parametrize("many", [1, 1 << 16], ids=["two lanes", "one lane"])

@@ -69,7 +69,8 @@ def forward(
     count = max(0, -(-call.steps // keep) - 1) if keep else 0
     kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), **call.like)
     each = keep or every(call.steps, call.lanes, program)
-    chunk = each if call.lanes >= MANY or call.steps <= each else max(each, min(AHEAD, 2 * each))
+    further = call.lanes < MANY and call.steps > each and 2 * each <= AHEAD
+    chunk = 2 * each if further else each
     _run(call, _forward_source, program, chunk, each, constants=(bool(keep),))
     return y, finals, records, kept
 
@@ -101,7 +102,8 @@ def backward(
     call = Call(program, lengths, coefficients, inputs, ordered=fed >= 0)
     call.arriving(program, g_y, g_finals, g_records)
     call.give("z", program.states, states)
-    call.given["kept"] = kept
+    # What is saved for the backward pass may come back at another address, by way of hooks.
+    call.given["kept"] = kept.clone() if kept.data_ptr() % 16 else kept
     states_too = first or fed >= 0  # where recurrent layers keep what flows back
     d_inputs, d_states, partial = call.gradients(program, inputs, wanted, states_too)
     if fed >= 0:

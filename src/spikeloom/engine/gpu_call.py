@@ -92,21 +92,25 @@ class Call:
         return d_inputs, d_states, [self.new(f"d_c_{n}", False, self.dtype) for n in wanted.coefficients]
 
     def lie(self) -> tuple[tuple[str, Lie], ...] | None:
-        """How the lanes lie of the tensors that are read; None where one of those in time does not lie so."""
+        """How the lanes lie of the tensors that are read; None where one of those in time does not lie so.
+
+        Of those that are read once it is said only if all are single numbers: a kernel is compiled for what is said.
+        """
         if self.lanes % 16:
             return None
-        found = []
+        timed: list[tuple[str, Lie]] = []
+        still: list[str] = []
+        single = True
         for name, tensor in self.given.items():
-            timed = name.startswith(TIMED)
-            if timed or name.startswith(STILL):
-                kind = _lie(self.shape, self.strides, tensor.shape[timed:], tensor.stride()[timed:])
-                if kind is Lie.LINED and (tensor.data_ptr() % 16 or (timed and tensor.stride(0) % 16)):
-                    kind = None
-                if kind is not None:
-                    found.append((name, kind))
-                elif timed:
+            if name.startswith(TIMED):
+                kind = _lie(self.shape, self.strides, tensor.shape[1:], tensor.stride()[1:])
+                if kind is None or (kind is Lie.LINED and (tensor.data_ptr() % 16 or tensor.stride(0) % 16)):
                     return None
-        return tuple(found)
+                timed.append((name, kind))
+            elif name.startswith(STILL):
+                still.append(name)
+                single = single and _lie(self.shape, self.strides, tensor.shape, tensor.stride()) is Lie.SINGLE
+        return *timed, *((name, Lie.SINGLE) for name in still if single)
 
     def prepare(
         self,

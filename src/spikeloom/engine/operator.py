@@ -59,7 +59,7 @@ def _fake_loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bi
     count, lanes = (x.shape[0] + keep - 1) // keep if keep else 0, x[0].numel()
     kept: tuple[Any, ...] = (count, len(states), lanes)
     if x.device.type == "cuda":
-        kept = (max(0, count - 1), len(states), lanes)
+        kept = (torch.sym_max(0, count - 1), len(states), lanes)
     if fed >= 0 and x.device.type == "cuda":
         kept = (count * len(states) + (x.shape[0] if keep else 0), lanes)
     return [*rows, *finals, x.new_empty(kept, dtype=program.dtype)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .generated import cache_directory
 
-BLOCK, WARPS = 64, 2  # lanes of an instance, and how many warps of 32 threads share them
+BLOCK, WARPS = 64, 2  # lanes of an instance where a thread has one, and how many warps of 32 threads share them
 _compiled: dict[Any, Any] = {}
 
 
@@ -33,7 +33,8 @@ def prepare(
         tensors, strides, constants: its other arguments; for the constants it is compiled.
     """
     device = tensors[0].device
-    # Types are all that a kernel is compiled for. Triton would look at every argument again, in each call.
+    # A kernel is compiled for types, and for multiples of 16 where its text promises them (`Source.aligned`); who asks
+    # for it keeps that promise in every call. Triton would look at every argument again.
     key = (text, device, warps, *constants, *[t.dtype for t in tensors])
     rest = (*tensors, *strides, *constants)
 

@@ -17,7 +17,7 @@ LOOSE = True
 
 
 def forward_source(program: Program, chunk: int, every: int, lie: Mapping[str, Lie] | None = None) -> Source:
-    """The kernel that writes y, the records, the final states, and with KEEP those before every so many steps.
+    """The kernel that writes y, the records, the final states, and with KEEP those after every so many steps.
 
     Args:
         chunk: steps that are written out, a multiple of `every`.
@@ -57,7 +57,7 @@ def backward_source(
 
     Args:
         first: whether those of the states are wanted.
-        chunk: steps that are written out, before each of which the forward kernel kept the states.
+        chunk: steps that are written out; before each chunk but the first the forward kernel kept the states.
         lie: see `Kernel`.
     """
     ports, coefficients = wanted
