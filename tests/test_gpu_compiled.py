@@ -40,18 +40,19 @@ def test_every_neuron_two_lanes_at_once(monkeypatch, name, reset):
 
 
 @pytest.mark.parametrize(
-    ("shape", "strides"),
+    ("shape", "lanes", "strides"),
     [
-        ((4,), lambda x: torch.cat([x[:, :1], x], 1)[:, 1:]),  # a step is 20 numbers
-        ((6,), lambda x: x[:1].expand_as(x)),  # a step is none, and of 24 lanes
+        ((4,), 1, lambda x: torch.cat([x[:, :1], x], 1)[:, 1:]),  # a step is 20 numbers
+        ((6,), 1, lambda x: x[:1].expand_as(x)),  # a step is none, and of 24 lanes
+        ((8,), 2, lambda x: x[:, 0, 0].clone()[:, None, None].expand_as(x)),  # a step is one number, which all share
     ],
 )
-def test_what_is_no_multiple_of_16_goes_lane_by_lane(monkeypatch, shape, strides):
+def test_what_is_no_multiple_of_16_is_not_promised(monkeypatch, shape, lanes, strides):
     monkeypatch.setattr(gpu, "MANY", 1)
     case = Case("LIF", steps=3, batch=4, shape=shape, ports=1)
     case.inputs = {n: strides(x.detach()).requires_grad_() for n, x in case.inputs.items()}
     compare(case, gpu, 4)
-    assert BLOCKS[0] == triton_module.BLOCK
+    assert BLOCKS[0] == lanes * triton_module.BLOCK
 
 
 @pytest.mark.parametrize("beside", [0, 1, 2])
