@@ -89,7 +89,7 @@ def test_sums_are_made_for_what_a_step_looks_at(monkeypatch):
     """The gain of a current matters where a current comes in, and only there has it a gradient to be computed."""
     asked = []
     backward = cpu.backward
-    monkeypatch.setattr(cpu, "backward", lambda *given: asked.append(given[9].coefficients) or backward(*given))
+    monkeypatch.setattr(cpu, "backward", lambda *given: asked.append(given[10].coefficients) or backward(*given))
     for port, expected in (("impulse", ("beta", "v_th")), ("current", ("beta", "gain", "v_th"))):
         layer = sl.Layer(None, sl.LIF(4, learn=("tau_mem", "v_th")), port=port)
         compare(layer, current(12, 3, 4), tolerance=1e-6)
