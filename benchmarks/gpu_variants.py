@@ -18,14 +18,18 @@ import torch
 from benchmarks.gpu_check import _copy
 from benchmarks.gpu_systems import Spikeloom, Work, graphed, works
 
-# What `spikeloom.engine.gpu` is told: lanes that are many, lanes of a thread, steps written out where lanes are few.
+# What `spikeloom.engine.gpu` is told: lanes that are many, lanes of a thread, and steps written out where lanes are many
+# or few.
 VARIANTS: dict[str, dict[str, int]] = {
     "as it is": {},
     "one lane a thread": {"MANY": 1 << 40, "AHEAD": 8},
     "one lane, 16 steps": {"MANY": 1 << 40},
     "one lane, 32 steps": {"MANY": 1 << 40, "AHEAD": 32},
     "two lanes": {"MANY": 1},
+    "two lanes, 4 steps": {"MANY": 1, "STEPS": 4},
+    "two lanes, 16 steps": {"MANY": 1, "STEPS": 16},
     "four lanes": {"MANY": 1, "TOGETHER": 4},
+    "four lanes, 4 steps": {"MANY": 1, "TOGETHER": 4, "STEPS": 4},
 }
 
 

@@ -20,15 +20,15 @@ from .triton_source import backward_source, forward_source
 
 # Operations of a transpose, and how many steps of one that has more are written out: compilers take the square of it.
 LONG = ((256, 1), (128, 2), (64, 4), (32, 8))
-# Lanes from which on there are enough of them at work to hide the memory's latency with 8 steps written out. Fewer take
+# Lanes from which on there are enough of them at work to hide the memory's latency with STEPS written out. Fewer take
 # AHEAD, and have a thread for each; more have one for TOGETHER, where they lie in memory one after the other.
-MANY, TOGETHER, AHEAD = 1 << 16, 2, 16
+MANY, TOGETHER, STEPS, AHEAD = 1 << 16, 2, 8, 16
 
 
 def every(steps: int, lanes: int, program: Program) -> int:
     """Steps between kept states, which are the steps of a chunk: a few kernels serve passes of all lengths."""
     size = len(program.backward.nodes)
-    most = next((count for nodes, count in LONG if size > nodes), AHEAD if lanes < MANY else 8)
+    most = next((count for nodes, count in LONG if size > nodes), AHEAD if lanes < MANY else STEPS)
     return 1 if steps == 1 else min(most, 4 if steps <= 4 else 8 if steps <= 8 else AHEAD)
 
 
