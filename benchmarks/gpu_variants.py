@@ -18,8 +18,8 @@ import torch
 from benchmarks.gpu_check import _copy
 from benchmarks.gpu_systems import Spikeloom, Work, graphed, works
 
-# What `spikeloom.engine.gpu` is told: lanes that are many, lanes of a thread, steps written out where lanes are many, and
-# where they are few.
+# What `spikeloom.engine.gpu` is told: lanes that are many, lanes of a thread, steps of a chunk where lanes are many
+# and where they are few.
 VARIANTS: dict[str, dict[str, int]] = {
     "as it is": {},
     "one lane a thread": {"MANY": 1 << 40, "AHEAD": 8},
