@@ -81,13 +81,8 @@ def parity(case: tuple[str, dict[str, Any], int]) -> tuple[str, str, float]:
     rounding = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(given.get("input_dtype", torch.float32), 5e-4)
     try:
         case = Case(**given, device="cuda")
-        compare(
-            case,
-            gpu,
-            min(every, gpu.every(case.steps, math.prod((case.batch, *case.shape)), case.program)),
-            rtol=rounding,
-            atol=rounding / 5,
-        )
+        most = gpu.every(case.steps, math.prod((case.batch, *case.shape)), case.program)
+        compare(case, gpu, min(every, most), rtol=rounding, atol=rounding / 5)
     except Exception as error:
         return title, f"{type(error).__name__}: {error}"[:500], time.perf_counter() - start
     return title, "", time.perf_counter() - start
@@ -117,7 +112,7 @@ def all_parities(quick: bool) -> dict[str, Any]:
 
 def ceilings() -> dict[str, float]:
     """What this device copies (bytes read and written, GB/s) and multiplies (TFLOP/s)."""
-    found = {"copy GB/s": _copy()}
+    found = {"copy GB/s": copy_speed()}
     for title, dtype in (("float32", torch.float32), ("TF32", torch.float32), ("bfloat16", torch.bfloat16)):
         torch.backends.cuda.matmul.allow_tf32 = title == "TF32"
         found[f"{title} product TFLOP/s"] = _product(torch.randn(8192, 8192, device="cuda", dtype=dtype))
@@ -125,7 +120,7 @@ def ceilings() -> dict[str, float]:
     return found
 
 
-def _copy() -> float:
+def copy_speed() -> float:
     from benchmarks.gpu_systems import timed
 
     source = torch.empty(1 << 28, device="cuda")

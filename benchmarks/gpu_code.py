@@ -19,11 +19,10 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
-SINGLE, TIMED = ("c_", "z_", "h_"), ("x_", "g_")
 
 
-def forms(name: str, dtype: str = "fp32") -> dict[str, list[tuple[int, int, int]]]:
-    """By form, of forward and backward kernel: instructions for 100 neurons and steps, registers, bytes spilled."""
+def forms(name: str, dtype: str) -> dict[str, list[tuple[float, int, int]]]:
+    """By form, of forward and backward kernel: instructions for a neuron and step, registers, bytes spilled."""
     from cases import Case
     from spikeloom.engine import gpu, triton_module
     from spikeloom.engine.generated import Wanted
@@ -31,12 +30,12 @@ def forms(name: str, dtype: str = "fp32") -> dict[str, list[tuple[int, int, int]
     from spikeloom.engine.triton_source import backward_source, forward_source
 
     p = Case(name, ports=1).program
-    single = [f"{kind}{n}" for kind in SINGLE for n in (p.coefficients if kind == "c_" else p.states)]
+    single = (*(f"c_{n}" for n in p.coefficients), *(f"{kind}_{n}" for kind in "zh" for n in p.states))
     lie = dict.fromkeys(single, Lie.SINGLE) | dict.fromkeys((*(f"x_{n}" for n in p.ports), "g_y"), Lie.LINED)
     found = {}
     for title, lanes, known in (("one lane a thread", gpu.MANY - 1, None), ("two lanes a thread", gpu.MANY, lie)):
         every = gpu.every(100, lanes, p)
-        chunk = max(every, min(gpu.AHEAD, 2 * every)) if known is None else every
+        chunk = gpu.written(100, lanes, every)
         block = triton_module.BLOCK * (1 if known is None else gpu.TOGETHER)
         kernels = (
             (forward_source(p, chunk, every, known), {"KEEP": True}, chunk),
@@ -46,7 +45,7 @@ def forms(name: str, dtype: str = "fp32") -> dict[str, list[tuple[int, int, int]
     return found
 
 
-def count(source: Any, constants: dict[str, Any], dtype: str, steps: int, block: int) -> tuple[int, int, int]:
+def count(source: Any, constants: dict[str, Any], dtype: str, steps: int, block: int) -> tuple[float, int, int]:
     """Of a kernel, as in `forms`."""
     import triton
 
@@ -66,7 +65,7 @@ def count(source: Any, constants: dict[str, Any], dtype: str, steps: int, block:
         usage = [tools / "cuobjdump", "--dump-resource-usage", file]
         used = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
     registers, spilled = (int(re.search(rf"{word}:(\d+)", used)[1]) for word in ("REG", "STACK"))  # type: ignore
-    return round(100 * loop(code) / steps / (block // (32 * warps))), registers, spilled
+    return loop(code) / steps / (block // (32 * warps)), registers, spilled
 
 
 def loop(code: str) -> int:
@@ -88,12 +87,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("neurons", nargs="*", default=["LIF"], help="names as in tests/tables.py")
     options = parser.parse_args()
+    from tables import NEURONS
+
+    if wrong := [n for n in options.neurons if n not in NEURONS]:
+        parser.error(f"no neuron {', '.join(wrong)}; there are {', '.join(NEURONS)}")
     print("| neuron | form | instructions for a neuron and step, forward + backward | registers | spilled |")
     print("|---|---|---|---|---|")
     for name in options.neurons:
         for dtype in ("fp32", "bf16"):
             for title, (forward, backward) in forms(name, dtype).items():
-                counts = f"{forward[0] / 100:.1f} + {backward[0] / 100:.1f}"
+                counts = f"{forward[0]:.1f} + {backward[0]:.1f}"
                 registers, spilled = (f"{forward[k]}, {backward[k]}" for k in (1, 2))
                 print(f"| {name} {dtype} | {title} | {counts} | {registers} | {spilled} |", flush=True)
     return 0

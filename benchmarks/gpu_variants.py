@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
 import torch
 
-from benchmarks.gpu_check import _copy
+from benchmarks.gpu_check import copy_speed
 from benchmarks.gpu_systems import Spikeloom, Work, graphed, works
 
 # What `spikeloom.engine.gpu` is told: lanes that are many, lanes of a thread, steps of a chunk where lanes are many
@@ -37,7 +38,7 @@ def row(work: Work, variant: dict[str, int], copy: float) -> str:
     """Milliseconds, and the share of a copy's speed at 5 numbers moved for each neuron and step."""
     from spikeloom.engine import gpu
 
-    with mock.patch.multiple(gpu, **variant) if variant else mock.MagicMock():
+    with mock.patch.multiple(gpu, **variant) if variant else nullcontext():
         gpu._forward_source.cache_clear()
         gpu._backward_source.cache_clear()
         found: dict[str, Any] = graphed(Spikeloom().step(work))
@@ -52,12 +53,15 @@ def main() -> int:
     alone = [w for w in works(False) if w.kind in ("neuron", "user")]
     parser.add_argument("--works", default=",".join(map(str, range(len(alone)))), help="numbers of those to time")
     options = parser.parse_args()
+    numbers = options.works.split(",")
+    if not all(n.isdecimal() and int(n) < len(alone) for n in numbers):
+        parser.error(f"--works {options.works}: expected numbers below {len(alone)} with commas between them, as 0,3")
     if not torch.cuda.is_available():
         print("gpu_variants found no CUDA device; run it on a machine with an NVIDIA GPU and a torch built for it.")
         return 1
-    copy = _copy()
+    copy = copy_speed()
     print(f"{torch.cuda.get_device_name()}, copy {copy:.0f} GB/s")
-    for work in (alone[int(k)] for k in options.works.split(",")):
+    for work in (alone[int(n)] for n in numbers):
         for name, variant in (pair for pair in VARIANTS.items() for _ in range(2)):
             print(f"{work.name} | {name} | {row(work, variant, copy)}", flush=True)
     return 0

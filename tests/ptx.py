@@ -31,6 +31,10 @@ BINARY = {
     "or": np.bitwise_or,
     "xor": np.bitwise_xor,
 }
+KNOWN = {
+    *BINARY,
+    *["mov", "neg", "abs", "not", "cvt", "setp", "selp", "shl", "shr", "bfe", "div", "sqrt", "rem", "mad"],
+}
 COMPARE = {"gt": np.greater, "lt": np.less, "ge": np.greater_equal, "le": np.less_equal, "eq": np.equal}
 COMPARE["ne"] = lambda a, b: (a < b) | (a > b)
 UNORDERED = {"gtu": np.less_equal, "ltu": np.greater_equal, "geu": np.less, "leu": np.greater, "neu": np.equal}
@@ -201,8 +205,8 @@ class Machine:
         out, *rest = given
         kind = kinds[-1]
         modes = {"setp": kinds[1:-1], "cvt": kinds[:-2]}.get(name, kinds[:-1])
-        if not MODES.issuperset(modes) or (name != "mul" and "hi" in modes):
-            raise NotImplementedError(f"{name}.{'.'.join(kinds)} is unknown to this machine")
+        known = name in KNOWN and MODES.issuperset(modes) and (name == "mul" or "hi" not in modes)
+        assert known, f"{name}.{'.'.join(kinds)} is unknown to this machine"
         if name == "mov" and any("{" in g for g in given):
             parts = re.findall(r"%\w+", out if "{" in out else rest[0])
             if "{" in out:
@@ -244,10 +248,8 @@ class Machine:
             if "wide" in kinds:
                 a, b, kind = a.astype(f"{a.dtype.kind}8"), b.astype(f"{a.dtype.kind}8"), kind[0] + "64"
             self.set(out, a * b + self.value(rest[2], kind) if name == "mad" else a * b, on)
-        elif name in BINARY:
-            self.set(out, BINARY[name](*(self.value(r, kind) for r in rest)), on)
         else:
-            raise NotImplementedError(f"{name}.{'.'.join(kinds)} is unknown to this machine")
+            self.set(out, BINARY[name](*(self.value(r, kind) for r in rest)), on)
 
     def convert(self, kinds, rest):
         to, kind = kinds[-2], kinds[-1]

@@ -5,7 +5,7 @@ import torch
 
 import spikeloom as sl
 from cases import Case, compare
-from ptx import MOVED, prepare
+from ptx import MOVED, Machine, prepare
 from spikeloom.engine import fused, gpu, gpu_call, gpu_recurrent, operator, triton_module
 from spikeloom.engine.triton_kernel import Lie
 from tables import RESETS
@@ -131,3 +131,9 @@ def test_a_promise_to_the_compiler_that_is_not_kept_is_seen(monkeypatch):
     case.inputs = {"impulse": torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape).requires_grad_()}
     with pytest.raises(AssertionError, match="at_x_impulse is .* told of a multiple of 16"):
         compare(case, gpu, 4)
+
+
+@pytest.mark.parametrize("line", ["sin.approx.f32 %r1, %r2;", "cvt.rzi.s32.f32 %r1, %r2;", "add.sat.s32 %r1, %r2, 1;"])
+def test_an_instruction_that_the_machine_does_not_know_is_no_other(line):
+    with pytest.raises(AssertionError, match="unknown to this machine"):
+        Machine(f".visible .entry kernel()\n{{\n  {line}\n}}", [], (1, 1), 32).run()

@@ -32,6 +32,11 @@ def every(steps: int, lanes: int, program: Program) -> int:
     return 1 if steps == 1 else min(most, 4 if steps <= 4 else 8 if steps <= 8 else AHEAD)
 
 
+def written(steps: int, lanes: int, keep: int) -> int:
+    """Steps that the forward kernel has written out: twice as many where lanes are few, for it holds less of each."""
+    return 2 * keep if lanes < MANY and steps > keep and 2 * keep <= AHEAD else keep
+
+
 def forward(
     program: Program,
     keep: int,
@@ -69,9 +74,7 @@ def forward(
     count = max(0, -(-call.steps // keep) - 1) if keep else 0
     kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), **call.like)
     each = keep or every(call.steps, call.lanes, program)
-    further = call.lanes < MANY and call.steps > each and 2 * each <= AHEAD
-    chunk = 2 * each if further else each
-    _run(call, _forward_source, program, chunk, each, constants=(bool(keep),))
+    _run(call, _forward_source, program, written(call.steps, call.lanes, each), each, constants=(bool(keep),))
     return y, finals, records, kept
 
 

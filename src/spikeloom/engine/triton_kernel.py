@@ -71,8 +71,8 @@ class Kernel:
         chunk: steps that are written out one after the other.
         sample: an instance takes all neurons of a sample, of which BLOCK is at least as much, not BLOCK lanes.
         narrow: names of more arguments that are whole numbers.
-        lie: of every tensor in time, and of others, where the compiler is to read and write several lanes at once;
-            else they lie anywhere.
+        lie: of every tensor in time, and of others that are single numbers, where the compiler is to read and write
+            several lanes at once; else they lie anywhere.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Kernel:
     def source(self, loop: Sequence[str], *more: str) -> Source:
         """The kernel that does these lines; `more` are constants that it is compiled for."""
         known = self.lie or {}
-        lined = [n for n in (*self.timed, *self.still) if known.get(n) is Lie.LINED]
+        lined = [n for n in self.timed if known.get(n) is Lie.LINED]
         apart = [n for n in (*self.timed, *self.still) if n not in known]
         strides = [f"s{k}_{name}" for name in apart for k in range(3)]
         wide = [*(f"step_{name}" for name in self.timed), *strides]
@@ -162,8 +162,8 @@ class Kernel:
             *(f"from_{n} = at_{n}" for n in self.timed),
             *(*self.writer.prologue(), *self.before, *loop),
         ]
-        steps = [f"step_{n}" for n in self.timed if n in lined]
-        aligned = ("lanes", *(f"at_{n}" for n in (*lined, *self.dense)), *steps) if self.lie else ()
+        aligned = ("lanes", *(f"at_{n}" for n in (*lined, *self.dense)), *(f"step_{n}" for n in lined))
+        aligned = aligned if self.lie else ()
         plain = [n for n in (*narrow, "constants", *tensors, *wide) if n not in aligned]
         head = f"@triton.jit(do_not_specialize={plain})\ndef kernel("
         body = "".join(f"    {line}\n" for line in lines)

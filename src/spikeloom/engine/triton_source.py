@@ -56,8 +56,8 @@ def backward_source(
     """The kernel that writes the gradients of the wanted ports and coefficients (lane by lane), and of the states.
 
     Args:
-        first: whether those of the states are wanted.
         chunk: steps that are written out; before each chunk but the first the forward kernel kept the states.
+        first: whether those of the states are wanted.
         lie: see `Kernel`.
     """
     ports, coefficients = wanted
@@ -100,7 +100,7 @@ def backward_source(
         body += [kernel.choose(k, f"sum_{n}", f"sum_{n} + {out[f'd.c.{n}']}", f"sum_{n}") for n in coefficients]
         body += [kernel.choose(k, f"lam{k}_{n}", out[f"d.z.{n}"], after[n]) for n in program.states]
     body += [*(f"lam_{n} = lam0_{n}" for n in program.states), *(f"d_c_{n} += sum_{n}" for n in coefficients)]
-    body += [*(f"at_d_x_{n} -= {chunk} * row" for n in ports)]
+    body += [f"at_d_x_{n} -= {chunk} * row" for n in ports]
     loop += [f"    {line}" for line in body]
     loop += [f"tl.store(at_d_z_{n}, lam_{n}, mask=inside)" for n in states if first]
     loop += [f"tl.store(at_d_c_{n}, d_c_{n}, mask=inside)" for n in coefficients]
@@ -108,6 +108,6 @@ def backward_source(
 
 
 def _kept(kernel: Kernel, start: str) -> list[str]:
-    """Read the states before the chunk that begins at `start`: those that were kept, or the first."""
+    """Read the states that were kept before the chunk that begins at `start`, if it is not the first."""
     there = f"mask=inside & ({start} + zero > 0)"
     return [f"kept_{n} = tl.load(at_kept + {j} * row, {there}, other=0)" for j, n in enumerate(kernel.program.states)]
