@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import memory, threads
 from .generated import Wanted, constants, kernel, row_functions
+from .layout import order_of
 from .matrix import Matrix
 from .program import Program
 from .row_table import LENGTH
@@ -138,9 +139,7 @@ class Layout:
         self.shape, strides = tuple(shape), strides[2:]
         self.neurons = math.prod(shape)
         self.lanes = self.batch * self.neurons
-        self.order = list(range(len(shape)))
-        if len(shape) > 1 and 0 not in strides:
-            self.order.sort(key=lambda k: -strides[k])
+        self.order = list(order_of(self.shape, strides))
         self.in_order = self.order == sorted(self.order)
         self.ordered = tuple(shape[k] for k in self.order)
         self.flat = len(shape) == 1

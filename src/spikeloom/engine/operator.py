@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cpu, gpu
+from . import cpu, fake, gpu
 from .breakeven import choose_linear
 from .generated import Wanted
 from .matrix import Matrix
 from .program import PROGRAMS, Program
 from .rows import rows_of_raster
+from .transforms import observed
 
 BACKENDS: dict[str, Any] = {"cpu": cpu, "cuda": gpu}  # by device
 # The plain form of torch.library's: its decorator imports torch's compiler at the first call, which takes as long as
@@ -52,19 +53,6 @@ def _loop(
     return [y, *records, *finals, kept]
 
 
-def _fake_loop(key, keep, fed, coefficients, states, inputs, lengths, weight, bias, last, output_dtype):  # type: ignore
-    program, x = PROGRAMS[key], inputs[0]
-    rows = [torch.empty_like(x, dtype=d) for d in (output_dtype, *(program.dtype for _ in program.records))]
-    finals = [torch.empty_like(x[0], dtype=program.dtype) for _ in states] if len(x) else [z.clone() for z in states]
-    count, lanes = (x.shape[0] + keep - 1) // keep if keep else 0, x[0].numel()
-    kept: tuple[Any, ...] = (count, len(states), lanes)
-    if x.device.type == "cuda":
-        kept = (torch.sym_max(0, count - 1), len(states), lanes)
-    if fed >= 0 and x.device.type == "cuda":
-        kept = (count * len(states) + (x.shape[0] if keep else 0), lanes)
-    return [*rows, *finals, x.new_empty(kept, dtype=program.dtype)]
-
-
 def _loop_backward(
     key: str,
     keep: int,
@@ -95,15 +83,7 @@ def _loop_backward(
     pairs = [(d, coefficients[k].shape) for d, k in zip(d_coefficients, wanted, strict=True)]
     summed = [d if d.shape == shape else d.sum_to_size(shape) for d, shape in pairs]
     # An operator's results share no memory with each other.
-    return [*d_inputs, *(d_states if first else ()), *(s.to(program.dtype, copy=True) for s in summed)]
-
-
-def _fake_backward(key, keep, fed, ports, wanted, first, coefficients, states, inputs, *_):  # type: ignore[no-untyped-def]
-    program = PROGRAMS[key]
-    row = inputs[0][0]
-    found = [torch.empty_like(inputs[k]) for k in ports]
-    found += [torch.empty_like(row, dtype=program.dtype) for _ in (program.states if first else ())]
-    return [*found, *(torch.empty_like(coefficients[k]) for k in wanted)]
+    return [*d_inputs, *(d_states if first else ()), *(s.to(program.dtype, copy=True, memory_format=torch.contiguous_format) for s in summed)]
 
 
 def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
@@ -197,11 +177,6 @@ def _split(flat: Sequence[Any], counts: Sequence[int]) -> tuple[list[Any], list[
     return list(flat[:a]), list(flat[a:b]), list(flat[b : b + counts[2]]), list(flat[b + counts[2] :])
 
 
-def observed() -> bool:
-    """Whether something looks on that must see one operator: a compiler, or a mode such as a tracer."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-
-
 def run(
     key: str,
     keep: int,
@@ -223,11 +198,11 @@ def run(
 def _feedback_gradients(d_x: Tensor, y: Tensor, last: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Any, ...]:
     """A recurrent connection's gradients, each as one product over all steps."""
     d_weight = d_bias = d_last = None
-    if len(d_x) == 0:
+    if d_x.shape[0] == 0:
         return tuple(torch.zeros_like(t) if n else None for t, n in zip((weight, weight[0], last), needs, strict=True))
     if needs[0]:
         d_weight = d_x[0].t() @ last
-        if len(d_x) > 1:
+        if d_x.shape[0] > 1:
             d_weight = d_weight + _product_over_time(d_x[1:], y[:-1], weight)
     if needs[1]:
         d_bias = d_x.sum((0, 1))
@@ -307,7 +282,7 @@ def in_torch(
 for device in ("CPU", "CUDA"):
     LIBRARY.impl("loop", _loop, device)
     LIBRARY.impl("loop_backward", _loop_backward, device)
-torch.library.register_fake("spikeloom::loop", _fake_loop, lib=LIBRARY)
-torch.library.register_fake("spikeloom::loop_backward", _fake_backward, lib=LIBRARY)
+torch.library.register_fake("spikeloom::loop", fake.loop, lib=LIBRARY)
+torch.library.register_fake("spikeloom::loop_backward", fake.loop_backward, lib=LIBRARY)
 torch.library.register_autograd("spikeloom::loop", _backward, setup_context=_setup, lib=LIBRARY)
 loop, loop_backward = torch.ops.spikeloom.loop, torch.ops.spikeloom.loop_backward

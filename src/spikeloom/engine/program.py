@@ -14,6 +14,7 @@ from ..zero import ZERO
 from .graph import Graph, reciprocals
 from .loop import Loop, ResetEdge
 from .trace import NoElementwiseForm, trace
+from .transforms import unseen
 
 # Two points at which every step is traced: both must give one graph, or the step looked at its input's values.
 POINTS = ((0.31, 0.043), (-0.57, 0.081))
@@ -108,9 +109,9 @@ def _trace(loop: Loop, driven: tuple[str, ...], edge: ResetEdge) -> Program:
     records = tuple(n for n in loop.record if n not in ("spikes", "output"))
     named = {"name": type(neuron).__name__, "coefficients": coefficients, "states": states}
     named |= {"ports": ports, "records": records}
-    # Out of reach of what surrounds the call: autocast, and checkpointing's hooks, which replace saved tensors.
+    # Out of reach of what surrounds the call: compilers, autocast, and checkpointing's hooks, which replace saved tensors.
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
-    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.enable_grad(), hooks:
+    with unseen(), torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.enable_grad(), hooks:
         graphs = [_graphs(loop, named, edge, *point) for point in POINTS]
     if graphs[0] != graphs[1]:
         raise NoElementwiseForm(f"{named['name']}.step does different things for different numbers")
