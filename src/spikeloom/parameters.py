@@ -1,5 +1,6 @@
 """What a neuron declares: parameters, state, inputs, noise; and how an optimiser meets the parameters."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
@@ -14,6 +15,16 @@ from .unchanged import Snapshot, same, snapshot
 from .zero import ZERO
 
 Value = float | Tensor | Distribution
+
+
+class _Computed(threading.local):
+    """Values of parameters, by neuron, while this thread computes its coefficients; others may do so too."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, dict[str, Tensor]] = {}
+
+
+COMPUTED = _Computed()
 
 
 @dataclass(eq=False)
@@ -56,7 +67,7 @@ class Param:
         if self.name not in held:
             return ZERO
         # While a neuron computes its coefficients, which may name a parameter often, each is computed once.
-        known = neuron.__dict__.get("known_values")
+        known = COMPUTED.of.get(id(neuron))
         if known is None:
             return held[self.name].value(neuron.dt)
         if self.name not in known:

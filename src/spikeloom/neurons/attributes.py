@@ -6,8 +6,8 @@ from torch import nn
 
 # Among a neuron's attributes: what is kept of what was computed, that and what it has of torch's, and what can be
 # compared. Coefficients may differ between training and evaluation.
-KNOWN = ("known_values", "known_coefficients", "known_formulas", "captured_coefficients")
-OTHERS = (frozenset(vars(nn.Module())) - {"training"}).union(KNOWN)
+KNOWN = ("known_coefficients", "known_formulas")
+OTHERS = (frozenset(vars(nn.Module())) - {"training"}).union(KNOWN, ("captured_coefficients",))
 KINDS = (bool, int, float, str, type(None))
 PLAIN = frozenset(KINDS)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..capture import capturing
 from ..distributions import LogNormal, Normal, Uniform
 from ..fire import Fire
-from ..parameters import Input, Noise, Param, ParameterValue, State, Value
+from ..parameters import COMPUTED, Input, Noise, Param, ParameterValue, State, Value
 from ..unchanged import Snapshot, same, snapshot
 from ..zero import ZERO
 from .attributes import KNOWN, attributes, values
@@ -124,6 +124,7 @@ class Neuron(nn.Module):
         **parameters: Value | Param,
     ):
         super().__init__()
+        self.__dict__ |= dict.fromkeys(KNOWN)  # from the start, for a compiler looks at which attributes there are
         name = type(self).__name__
         if reset is not None and reset not in self.resets:
             choice = " or ".join(repr(r) for r in self.resets)
@@ -308,17 +309,18 @@ class Neuron(nn.Module):
         return snapshot(tensors), own | {"dtype": dtype, "class": type(self)}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in KNOWN}
+        kept = {k: v for k, v in self.__dict__.items() if k != "captured_coefficients"}
+        return kept | dict.fromkeys(KNOWN)
 
     def formulas(self, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """The coefficients before they are rounded, with these values in the place of the parameters' own."""
-        self.__dict__["known_values"] = dict(given or {})
+        COMPUTED.of[id(self)] = dict(given or {})
         try:
             found = dict(self.coefficients(self.dt))
             if self.reset == "zero" and "v_reset" not in found:
                 found["v_reset"] = self.v_reset if "v_reset" in self.params else 0.0
         finally:
-            del self.__dict__["known_values"]
+            del COMPUTED.of[id(self)]
         return found
 
     def _compute_coefficients(self, dtype: torch.dtype) -> Any:
