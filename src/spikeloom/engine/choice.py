@@ -6,6 +6,7 @@ import warnings
 from . import eager, fused
 from .loop import Engine, Loop, LoopState, Pass, ResetEdge
 from .program import NoElementwiseForm
+from .transforms import exported
 
 ENGINES: dict[str, Engine] = {
     "eager": eager.run,
@@ -34,6 +35,9 @@ class Choice:
                 raise ValueError(
                     f"engine={self.wanted!r} cannot run this {kind}: {error}. Write engine='auto' or engine='eager'."
                 ) from error
+        if exported():
+            self.name = "eager"
+            return eager.run(loop, state, start, stop, edge)
         try:
             found = fused.run(loop, state, start, stop, edge)
             self.name = "gpu" if found.output.device.type == "cuda" else "cpu"

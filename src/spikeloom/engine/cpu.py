@@ -50,7 +50,7 @@ def forward(
     last: Tensor | None = None,
     output_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-    """All steps of a program: output, final states, records, and the states every `keep` steps (0: none).
+    """All steps of a program: output, final states, records, and the states every `keep` steps (0: none), in one row.
 
     Args:
         lengths: steps of each sample, or None.
@@ -62,7 +62,7 @@ def forward(
     steps, total, count = layout.steps, layout.lanes, len(program.states)
     y, *records = layout.empty_rows(program.dtype, 1 + len(program.records), inputs)
     finals = [layout.empty_row(program.dtype) for _ in states]
-    kept = memory.empty((-(-steps // keep) if keep else 0, count, total), program.dtype)
+    kept = memory.empty((-(-steps // keep) * count * total if keep else 0,), program.dtype)
     call = Call(program, layout, program.forward, lengths, coefficients, keep)
     call.row(*states)
     call.rows(*inputs, y, *records)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .layout import dense_strides, order_of
-from .program import PROGRAMS
+from .program import known_program
 
 # Symbols have no hash, for which a cache would ask.
 _order_of, _dense_strides = order_of.__wrapped__, dense_strides.__wrapped__
@@ -54,15 +54,15 @@ def loop(
     output_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Output, records, final states and kept states."""
-    program, laid = PROGRAMS[key], _Laid(inputs[0], fed)
+    program, laid = known_program(key), _Laid(inputs[0], fed)
     rows = [laid.rows(d) for d in (output_dtype, *(program.dtype for _ in program.records))]
     finals = [laid.row(program.dtype) for _ in states]
-    count = -(-laid.steps // keep) if keep else 0
-    kept: tuple[Any, ...] = (count, len(states), laid.lanes)
-    if laid.device.type == "cuda":
-        kept = (torch.sym_max(0, count - 1), len(states), laid.lanes)
-        if fed >= 0:
-            kept = (count * len(states) + (laid.steps if keep else 0), laid.lanes)
+    count: Any = -(-laid.steps // keep) if keep else 0
+    if laid.device.type == "cuda" and fed < 0:
+        count = torch.sym_max(0, count - 1)
+    kept = count * len(states) * laid.lanes
+    if laid.device.type == "cuda" and fed >= 0 and keep:
+        kept += laid.steps * laid.lanes
     return [*rows, *finals, torch.empty(kept, dtype=program.dtype, device=laid.device)]
 
 
@@ -79,7 +79,7 @@ def loop_backward(
     *_: Any,
 ) -> list[Tensor]:
     """Gradients of ports, of first states if wanted, and of coefficients."""
-    program, laid = PROGRAMS[key], _Laid(inputs[0], fed)
+    program, laid = known_program(key), _Laid(inputs[0], fed)
     found = [laid.rows(inputs[k].dtype) for k in ports]
     found += [laid.row(program.dtype) for _ in (program.states if first else ())]
     return [*found, *(torch.empty(coefficients[k].shape, dtype=program.dtype, device=laid.device) for k in wanted)]

@@ -4,11 +4,13 @@ import functools
 import importlib.util
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..neurons import Neuron
 from . import gpu
 from .loop import Feedback, Loop, LoopState, Pass, ResetEdge, is_matrix
 from .noise import draw
@@ -51,6 +53,33 @@ def check(loop: Loop, device: str | None = None) -> None:
     # Not imported here: where kernels lie ready on disk, it need not be.
     if not _installed(MODULES[found]):
         raise NotInstalled(f"{MODULES[found]} is not installed, which makes its kernels")
+
+
+def takes(
+    neuron: Neuron, surrogate: Any, recurrent: nn.Module | None, recurrent_port: str, ports: Sequence[str], device: str
+) -> bool:
+    """Whether all steps of such a layer outside of a run are one operator on that kind of device."""
+    if device not in MODULES or not _installed(MODULES[device]):
+        return False
+    if recurrent is not None and not (is_matrix(recurrent) and neuron.shape is not None and len(neuron.shape) == 1):
+        return False
+    feedback = None if recurrent is None else Feedback(recurrent, None, lambda *_: None, recurrent_port)  # type: ignore
+    loop = Loop(
+        neuron=neuron,
+        coefficients=neuron.rounded_coefficients(torch.float32),
+        surrogate=surrogate,
+        inputs=dict.fromkeys(ports),  # type: ignore[arg-type]
+        shape=(),
+        steps=0,
+        dtype=torch.float32,
+        output_dtype=torch.float32,
+        feedback=feedback,
+    )
+    try:
+        program_of(loop, "flow")
+    except NoElementwiseForm:
+        return False
+    return True
 
 
 def _installed(module: str) -> bool:
@@ -138,7 +167,7 @@ def _input(loop: Loop, state: LoopState, name: str, start: int, stop: int) -> Te
     if name in loop.inputs:
         x = loop.inputs[name]
         # A slice's gradient is a copy into zeros, even where the slice is the whole.
-        return x if (start, stop) == (0, len(x)) else x[start:stop]
+        return x if (start, stop) == (0, x.shape[0]) else x[start:stop]
     # The port is fed by the recurrent connection alone.
     like = next(iter(loop.inputs.values()))
     return torch.zeros((), dtype=loop.dtype, device=like.device).expand(stop - start, *loop.shape)
@@ -146,7 +175,7 @@ def _input(loop: Loop, state: LoopState, name: str, start: int, stop: int) -> Te
 
 def last_output(output: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
     """The last output of each sample."""
-    if len(output) == 0:
+    if output.shape[0] == 0:
         return before
     if lengths is None:
         return output[-1].clone()  # whoever changes the output in place leaves the state alone

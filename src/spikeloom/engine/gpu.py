@@ -63,7 +63,8 @@ def forward(
 
     Returns:
         Output [T, B, *N], final states [B, *N], records [T, B, *N], and the states kept before all chunks of `keep`
-        steps but the first, [ceil(T / keep) - 1, S, B N]; of a recurrent layer what `gpu_recurrent` keeps.
+        steps but the first, (ceil(T / keep) - 1) S B N of them in a row; of a recurrent layer what `gpu_recurrent`
+        keeps.
     """
     call = Call(program, lengths, coefficients, inputs, ordered=fed >= 0)
     call.give("z", program.states, states)
@@ -72,7 +73,7 @@ def forward(
         assert weight is not None and last is not None
         return y, finals, records, gpu_recurrent.forward(call, program, keep, fed, weight, bias, last)
     count = max(0, -(-call.steps // keep) - 1) if keep else 0
-    kept = call.given["kept"] = torch.empty((count, len(states), call.lanes), **call.like)
+    kept = call.given["kept"] = torch.empty(count * len(states) * call.lanes, **call.like)
     each = keep or every(call.steps, call.lanes, program)
     _run(call, _forward_source, program, written(call.steps, call.lanes, each), each, constants=(bool(keep),))
     return y, finals, records, kept

@@ -33,8 +33,8 @@ def forward(
     """
     states = len(program.states)
     chunks = -(-call.steps // keep) if keep else 0
-    kept = torch.empty((chunks * states + (call.steps if keep else 0), call.lanes), **call.like)
-    call.given |= {"kept": kept, "drive": kept[chunks * states :]}
+    kept = torch.empty((chunks * states + (call.steps if keep else 0)) * call.lanes, **call.like)
+    call.given |= {"kept": kept, "drive": kept[chunks * states * call.lanes :]}
     call.given |= {"last": last, "weight": weight.t().contiguous()} | ({} if bias is None else {"bias": bias})
     whole = _fits(call)
     source = _source(program, fed, whole, None, keep or 1, bias is not None)
@@ -53,7 +53,7 @@ def forward(
 def backward(call: Call, program: Program, keep: int, wanted: Wanted, fed: int, weight: Tensor) -> None:
     """Gradients, into those that the call has; see `gpu.backward`. The port that is fed is among those wanted."""
     count, kept, port = len(program.states), call.given["kept"], program.ports[fed]
-    drive = kept[len(kept) - call.steps :].view(call.steps, *call.shape)
+    drive = kept[len(kept) - call.steps * call.lanes :].view(call.steps, *call.shape)
     states = torch.empty((call.steps * count, call.lanes), **call.like)
     call.given |= {f"x_{port}": drive, "states": states, "weight": weight.contiguous()}
     if count and call.steps:

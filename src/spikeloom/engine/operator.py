@@ -15,7 +15,7 @@ from . import cpu, fake, gpu
 from .breakeven import choose_linear
 from .generated import Wanted
 from .matrix import Matrix
-from .program import PROGRAMS, Program
+from .program import Program, known_program
 from .rows import rows_of_raster
 from .transforms import observed
 
@@ -48,7 +48,7 @@ def _loop(
     output_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Output, records, final states and kept states of a program; see `cpu.forward` for what goes in."""
-    given = PROGRAMS[key], keep, lengths, coefficients, states, inputs, fed, weight, bias, last, output_dtype
+    given = known_program(key), keep, lengths, coefficients, states, inputs, fed, weight, bias, last, output_dtype
     y, finals, records, kept = BACKENDS[inputs[0].device.type].forward(*given)
     return [y, *records, *finals, kept]
 
@@ -72,7 +72,7 @@ def _loop_backward(
     last: Tensor | None,
 ) -> list[Tensor]:
     """Gradients of the ports and coefficients with these numbers, and between them, if wanted, of the first states."""
-    program = PROGRAMS[key]
+    program = known_program(key)
     records = len(program.records)
     names = Wanted(tuple(program.ports[k] for k in ports), tuple(program.coefficients[k] for k in wanted))
     d_inputs, d_states, d_coefficients = BACKENDS[inputs[0].device.type].backward(
@@ -83,7 +83,11 @@ def _loop_backward(
     pairs = [(d, coefficients[k].shape) for d, k in zip(d_coefficients, wanted, strict=True)]
     summed = [d if d.shape == shape else d.sum_to_size(shape) for d, shape in pairs]
     # An operator's results share no memory with each other.
-    return [*d_inputs, *(d_states if first else ()), *(s.to(program.dtype, copy=True, memory_format=torch.contiguous_format) for s in summed)]
+    return [
+        *d_inputs,
+        *(d_states if first else ()),
+        *(s.to(program.dtype, copy=True, memory_format=torch.contiguous_format) for s in summed),
+    ]
 
 
 def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
@@ -103,7 +107,7 @@ def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
 def _gradients(ctx: Any, needs: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     """Gradients of the operator's arguments; `needs` has the shape of these."""
     key, keep, fed, output_dtype, *counts = ctx.options
-    program = PROGRAMS[key]
+    program = known_program(key)
     saved = list(ctx.saved_tensors)
     coefficients, states, inputs = ([saved.pop(0) for _ in range(n)] for n in counts)
     lengths, weight, bias, last, y, kept = saved
@@ -213,7 +217,8 @@ def _feedback_gradients(d_x: Tensor, y: Tensor, last: Tensor, weight: Tensor, ne
 
 def _product_over_time(d_x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """Sum over steps and samples of d_x y^T, spike by spike where there are few."""
-    if d_x.device.type == "cpu" and choose_linear(y, len(weight), weight.dtype)[0] == "events":
+    plain = d_x.device.type == "cpu" and not observed()
+    if plain and choose_linear(y, len(weight), weight.dtype)[0] == "events":
         return Matrix(*weight.shape).weight_gradient(rows_of_raster(y), d_x, weight)
     return d_x.flatten(0, 1).t() @ y.flatten(0, 1)
 

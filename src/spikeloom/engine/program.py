@@ -4,6 +4,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,6 +78,20 @@ PROGRAMS: dict[str, Program] = {}  # key -> program, for the operators, which ar
 _known: dict[Any, Program | NoElementwiseForm] = {}
 
 
+def known_program(key: str) -> Program:
+    """The program that a key stands for.
+
+    Raises:
+        RuntimeError: this process has not traced it, but a graph of another one holds its key.
+    """
+    if key not in PROGRAMS:
+        raise RuntimeError(
+            f"this graph runs a neuron's step {key} that this process does not know. Call the network once before, or "
+            "export it with engine='eager', whose graphs need nothing of spikeloom."
+        )
+    return PROGRAMS[key]
+
+
 def program_of(loop: Loop, edge: ResetEdge) -> Program:
     """The program of a loop's step, traced when it is first asked for.
 
@@ -109,14 +124,14 @@ def _trace(loop: Loop, driven: tuple[str, ...], edge: ResetEdge) -> Program:
     records = tuple(n for n in loop.record if n not in ("spikes", "output"))
     named = {"name": type(neuron).__name__, "coefficients": coefficients, "states": states}
     named |= {"ports": ports, "records": records}
-    # Out of reach of what surrounds the call: compilers, autocast, and checkpointing's hooks, which replace saved tensors.
+    # Out of reach of what surrounds the call: compilers, autocast, checkpointing's hooks, which replace saved tensors.
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
     with unseen(), torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.enable_grad(), hooks:
         graphs = [_graphs(loop, named, edge, *point) for point in POINTS]
     if graphs[0] != graphs[1]:
         raise NoElementwiseForm(f"{named['name']}.step does different things for different numbers")
     forward, backward = graphs[0]
-    given = (loop.dtype, coefficients, states, ports, records, loop.alive is not None, forward, backward)
+    given = (loop.dtype, coefficients, states, ports, records, loop.alive is not None, forward, backward, _form())
     key = hashlib.sha256(repr(given).encode()).hexdigest()[:16]
     # What a step needs to know of a loop, and none of its tensors, for programs are kept.
     bare = replace(loop, inputs={}, sources={}, feedback=None, coefficients=type(c)(*(ZERO for _ in c)))
@@ -126,6 +141,12 @@ def _trace(loop: Loop, driven: tuple[str, ...], edge: ResetEdge) -> Program:
         **named, alive=loop.alive is not None, dtype=loop.dtype, forward=forward, backward=backward, step=step, key=key
     )
     return PROGRAMS.setdefault(key, program)
+
+
+@functools.cache
+def _form() -> str:
+    """What says how results lie in memory. Compilers keep graphs on disk, and with another form they are others."""
+    return "".join((Path(__file__).parent / name).read_text() for name in ("fake.py", "layout.py"))
 
 
 def _graphs(loop: Loop, named: dict[str, Any], edge: ResetEdge, start: float, pace: float) -> tuple[Graph, Graph]:

@@ -17,6 +17,12 @@ def observed() -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
+def exported() -> bool:
+    """Whether torch.export writes operations down, for programs that run where this library is not."""
+    asked = getattr(torch.compiler, "is_exporting", None)  # from torch 2.7 on
+    return asked is not None and asked()
+
+
 def unseen() -> AbstractContextManager[object]:
     """Out of sight of compilers and modes, to compute with numbers of our own."""
     if not observed():

@@ -57,6 +57,8 @@ class BPTT:
     def __call__(self, loop: Loop, state: LoopState, engine: Engine) -> Pass:
         """Run a loop with an engine, so that gradients travel back by this rule."""
         state = state._replace(rule=())  # another rule's traces know nothing of the steps to come
+        if not self.truncate and self.checkpoint in (None, "time"):
+            return engine(loop, state, 0, loop.steps, self.reset)
         span = self.truncate or max(1, loop.steps)
         every = None if self.checkpoint == "time" else self.checkpoint
         piece = min(every or span, span)

@@ -1,5 +1,8 @@
 """What one `run` sets, for layers anywhere inside a network to read."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import capturing
+from ..engine.transforms import exported
 from ..gradients import BPTT
 
 
@@ -74,6 +78,11 @@ class Context:
             if self.drawn is None:
                 self.drawn = torch.randint(0, 2**62, (), device=device)
             return self.drawn
+        if self.seed is None and exported():
+            raise ValueError(
+                "a network with noise is exported with a seed: let the exported module call "
+                "spikeloom.run(network, x, seed=0)."
+            )
         if self.seed is None:
             self.seed = int(torch.randint(0, 2**62, (), device="cpu"))
         return self.seed
@@ -84,3 +93,30 @@ def _key(path: str, name: str) -> str:
 
 
 ACTIVE: ContextVar[Context | None] = ContextVar("spikeloom_run", default=None)
+
+
+class _Runs:
+    """Whether a run is under way anywhere: torch.compile cannot ask a context variable."""
+
+    def __init__(self) -> None:
+        self.under_way, self._count, self._lock = False, 0, threading.Lock()
+
+    def add(self, change: int) -> None:
+        with self._lock:
+            self._count += change
+            self.under_way = self._count > 0
+
+
+RUNS = _Runs()
+
+
+@contextmanager
+def entered(context: Context) -> Iterator[None]:
+    """Let the layers that are called within read this context."""
+    token = ACTIVE.set(context)
+    RUNS.add(1)
+    try:
+        yield
+    finally:
+        RUNS.add(-1)
+        ACTIVE.reset(token)

@@ -16,6 +16,7 @@ from ..events import Events
 from ..neurons import Neuron
 from ..neurons.declarations import broadcasts
 from ..surrogates import Smooth, SpikeFunction, SuperSpike, Surrogate
+from .compiled import PLAIN, joined, joins
 from .context import ACTIVE, Context
 from .eagerly import eagerly
 from .modules import absent, apply, densify, has_memory, product, wait
@@ -116,23 +117,23 @@ class Layer(nn.Module):
         return self.neuron.dt
 
     def forward(self, x: Any, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
-        context, path, state = self._enter(state)
-        before = state.connection if state is not None else ()
-        sources, inputs, connection_state = self._connect(x, before, context)
-        return self._run(context, path, state, sources, inputs, connection_state)
+        if torch.compiler.is_compiling() and joins(self, x, state):
+            _, inputs, _ = self._connect(x, (), PLAIN)
+            return joined(self, inputs, state, LayerState)
+        return self._call(x, state)
 
-    # The two ends of a call are Python's business: torch.compile compiles the connection between them.
     @eagerly
-    def _enter(self, state: LayerState | None) -> tuple[Context, str, LayerState | None]:
+    def _call(self, x: Any, state: LayerState | None) -> tuple[Tensor, LayerState]:
         context = ACTIVE.get() or Context()
         path = context.path(self, continues=state is not None)
         state = context.states.get(path) if state is None else state
         if state is not None and not isinstance(state, LayerState):
             raise TypeError(f"got {_name(state)} as state; expected the state that an earlier call returned, or None.")
-        return context, path, state
+        before = state.connection if state is not None else ()
+        sources, inputs, connection_state = self._connect(x, before, context)
+        return self._steps(context, path, state, sources, inputs, connection_state)
 
-    @eagerly
-    def _run(
+    def _steps(
         self,
         context: Context,
         path: str,
@@ -185,6 +186,12 @@ class Layer(nn.Module):
             records = {**records, "presynaptic": came if len(came) == steps else came[len(came) - steps :]}
         context.keep(path, records)
         return output, final
+
+    @eagerly
+    def steps(self, inputs: dict[str, Tensor], neuron: Any, feedback: Any) -> tuple[Tensor, LayerState]:
+        """All steps outside of a run, from a neuron's state (or () for its initial one) and the last output."""
+        state = LayerState(self.neuron.state_type(*neuron), feedback) if neuron else None
+        return self._steps(Context(), "", state, {}, inputs, ())
 
     def _connect(self, x: Any, state: Any, context: Context) -> tuple[dict[str, Source], dict[str, Tensor], Any]:
         """Input of each port [T, B, *N], where it came from, and the connections' states."""

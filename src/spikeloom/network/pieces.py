@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from ..events import Events
-from .context import ACTIVE, Context
+from .context import Context, entered
 
 NEW = ("states", "final", "records", "engines", "products", "available", "calls")  # of each piece
 
@@ -67,11 +67,8 @@ def _piece(
     inner = dataclasses.replace(context, lengths=lengths, **fresh)
     if not threads_itself:
         inner.states = dict(state or {})
-    token = ACTIVE.set(inner)
-    try:
+    with entered(inner):
         found = network(part, state) if threads_itself else network(part)
-    finally:
-        ACTIVE.reset(token)
     output, after = found if threads_itself else (found, inner.final)
     if not isinstance(output, Tensor):
         raise TypeError(f"BPTT(checkpoint='time') needs a network that returns a tensor, got {type(output).__name__}.")

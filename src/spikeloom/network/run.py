@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..engine import choose
 from ..gradients import BPTT
-from .context import ACTIVE, Context
+from .context import Context, entered
 from .layer import Layer
 from .pieces import run_in_pieces
 from .sequential import WRAPPERS, Sequential, inside, network_dt
@@ -126,11 +126,8 @@ def run(
         before = state if threads_itself else context.states
         result = run_in_pieces(network, context, inputs, before, threads_itself)
     else:
-        token = ACTIVE.set(context)
-        try:
+        with entered(context):
             result = network(inputs, state) if state is not None and threads_itself else network(inputs)
-        finally:
-            ACTIVE.reset(token)
     _check_names(wanted, context)
     unused = sorted(set(context.states) - set(context.final))
     if unused:
