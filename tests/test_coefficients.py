@@ -156,6 +156,30 @@ def test_the_reference_engine_computes_them_in_torch(monkeypatch):
     assert layer.neuron.params["tau_mem"].raw.grad is not None
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_evaluation_has_the_numbers_of_the_training(monkeypatch, mode):
+    neuron = moved(sl.CubaLIF(300, tau_mem=sl.LogNormal(20e-3, 0.5), learn=("tau_mem", "tau_syn", "v_th")))
+    trained = rounded_coefficients(neuron, torch.float32)
+    monkeypatch.setattr(type(neuron), "rounded_coefficients", lambda *_: pytest.fail("computed by torch"))
+    with mode():
+        found = rounded_coefficients(neuron, torch.float32)
+    for a, b in zip(trained, found, strict=True):
+        assert a is b or (a.equal(b) and not b.requires_grad)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_kind_of_neuron_may_be_evaluated_first(mode):
+    class Fresh(sl.LIF):
+        pass
+
+    layer, x = sl.Layer(None, Fresh(3, learn="tau_mem")), torch.rand(4, 2, 3)
+    with mode():
+        layer(x)
+    assert [known is not None for key, known in coefficients._known.items() if key[0] is Fresh] == [True]
+    layer(x)[0].sum().backward()
+    assert layer.neuron.params["tau_mem"].raw.grad is not None
+
+
 def test_a_parameter_that_is_written_between_the_passes_is_refused_where_it_matters():
     neuron = moved(sl.LIF(3, learn="tau_mem"))
     c = rounded_coefficients(neuron, torch.float32)

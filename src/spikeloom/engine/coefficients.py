@@ -68,7 +68,7 @@ _known: dict[Any, tuple[Formulas, Any] | None] = {}
 
 
 def rounded_coefficients(neuron: Neuron, dtype: torch.dtype) -> Any:
-    """What `neuron.rounded_coefficients` returns; by compiled functions, where gradients are wanted and they can be."""
+    """What `neuron.rounded_coefficients` returns; by compiled functions, where they are learned and can be."""
     found = _formulas(neuron) if _suited(neuron, dtype) else None
     if found is None:
         return neuron.rounded_coefficients(dtype)
@@ -104,8 +104,11 @@ def _raw(held: Any) -> Tensor:
 
 
 def _suited(neuron: Neuron, dtype: torch.dtype) -> bool:
-    """Whether gradients are wanted, on the processor, and nothing looks on at single operations."""
-    if dtype != torch.float32 or not torch.is_grad_enabled() or neuron.unchecked:
+    """Whether something is learned, on the processor, and nothing looks on at single operations.
+
+    Also where no gradients are recorded: an evaluation then has the numbers of the training, in the last bit too.
+    """
+    if dtype != torch.float32 or neuron.unchecked:
         return False
     # Buffers hold what is not learned; asking the dictionaries is quick.
     held = values(neuron).values()
@@ -152,7 +155,7 @@ def _formulas(neuron: Neuron) -> tuple[Formulas, Any] | None:
 
 def _trace(neuron: Neuron) -> Formulas | None:
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
-    with torch.autocast("cpu", enabled=False), hooks:
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), hooks:
         found = [_graphs(neuron, *point) for point in POINTS]
     if found[0] != found[1]:
         raise NoElementwiseForm("its coefficients are computed in different ways for different numbers")
