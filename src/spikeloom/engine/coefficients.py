@@ -84,8 +84,9 @@ def rounded_coefficients(neuron: Neuron, dtype: torch.dtype) -> Any:
         rounded = zip(block[len(given) :].to(dtype).unbind(0), shapes, strict=True)
         c = {name: _once(row, size) for name, (row, size) in zip(formulas.names, rounded, strict=True)}
     moved = [c[name] for name in formulas.moved]
-    out = _Coefficients.apply(formulas, functions, neuron, rows[: len(given)], moved, *given)
-    c |= dict(zip(formulas.moved, out, strict=True))
+    if torch.is_grad_enabled():
+        out = _Coefficients.apply(formulas, functions, neuron, rows[: len(given)], moved, *given)
+        c |= dict(zip(formulas.moved, out, strict=True))
     return formulas.rest._replace(**c)
 
 

@@ -193,6 +193,8 @@ def run(
     """Output, records and final states of a program, differentiable, from what the operator is given."""
     if observed():
         return loop(key, keep, fed, coefficients, states, inputs, *rest)[:-1]
+    if not torch.is_grad_enabled():
+        return _loop(key, keep, fed, coefficients, states, inputs, *rest)[:-1]
     *tensors, output_dtype = rest
     counts = len(coefficients), len(states), len(inputs)
     options = key, keep, fed, output_dtype
